@@ -1,0 +1,14 @@
+"""Operators for networks that mix M inputs into one and read M predictions out. Needs torch only.
+
+Each operator is one file: the mathematics and its source, a reference in plain PyTorch, its registration with the
+torch dispatcher (fake, autograd, autocast, vmap, FLOP formula), and the public function.
+"""
+
+from mixfast_kernels.augment import augment
+from mixfast_kernels.mask_mix_encode import mask_mix_encode
+from mixfast_kernels.mixed_cross_entropy import mixed_cross_entropy
+from mixfast_kernels.mixing import Mixing
+from mixfast_kernels.source_attribution import source_attribution
+from mixfast_kernels.unmix_pool import unmix_pool
+
+__all__ = ["Mixing", "augment", "mask_mix_encode", "mixed_cross_entropy", "source_attribution", "unmix_pool"]

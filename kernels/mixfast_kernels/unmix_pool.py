@@ -1,0 +1,178 @@
+"""unmix-pool: from one shared feature map, a pooled description of each of the M inputs (MixShare).
+
+    pooled[b, m, c] = mean over p of u_m(b, p) * relu(a_c * features[b, c, p] + b_c)
+
+``u_m`` is input m's weight w_m on the feature grid, faded: ``u = w + fade * (1 - w)`` (thesis 3.4.2, Algorithm A.7).
+With ``channels=n`` only the first n channels are unmixed; the others are plainly averaged (partial unmixing).
+The BN-affine and ReLU in front are optional.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mixfast_kernels._check import FLOATS, check_tensor
+from mixfast_kernels._register import register_op
+from mixfast_kernels.mixing import Mixing, check_mixing, zone_gradients
+
+
+def _activated(features: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
+    """Features in the dtype sums are taken in (float32, or float64), after the optional affine and ReLU."""
+    values = features.to(torch.promote_types(features.dtype, torch.float32))
+    if scale is None or shift is None:
+        return values
+    return torch.relu(values * scale.to(values.dtype)[:, None, None] + shift.to(values.dtype)[:, None, None])
+
+
+def unmix_pool_reference(
+    features: Tensor,
+    inside: Tensor,
+    outside: Tensor,
+    box: Tensor | None,
+    bitmap: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    channels: int,
+) -> Tensor:
+    """Plain PyTorch: ``[B, C, h, w]`` to ``[B, M, C]``, in the dtype of ``features``."""
+    size = (features.shape[2], features.shape[3])
+    values = _activated(features, scale, shift).flatten(2)
+    weights = Mixing(inside, outside, size, box, bitmap).weights().to(values.dtype).flatten(2)
+    unmixed = weights @ values[:, :channels].transpose(1, 2) / (size[0] * size[1])
+    averaged = values[:, channels:].mean(2)[:, None].expand(-1, inside.shape[1], -1)
+    return torch.cat((unmixed, averaged), 2).to(features.dtype)
+
+
+def unmix_pool_backward_reference(
+    grad: Tensor,
+    features: Tensor,
+    inside: Tensor,
+    outside: Tensor,
+    box: Tensor | None,
+    bitmap: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    channels: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of features, inside, outside, scale and shift; those of absent arguments are empty."""
+    size = (features.shape[2], features.shape[3])
+    values = _activated(features, scale, shift)
+    mixing = Mixing(inside, outside, size, box, bitmap)
+    weights = mixing.weights().to(values.dtype).flatten(2)
+    grad = grad.to(values.dtype) / (size[0] * size[1])
+    grad_unmixed = grad[:, :, :channels].transpose(1, 2) @ weights
+    grad_averaged = grad[:, :, channels:].sum(1)[:, :, None].expand(-1, -1, size[0] * size[1])
+    grad_values = torch.cat((grad_unmixed, grad_averaged), 1).unflatten(2, size)
+    grad_weights = (grad[:, :, :channels] @ values[:, :channels].flatten(2)).unflatten(2, size)
+    grad_inside, grad_outside = zone_gradients(mixing, grad_weights.to(inside.dtype))
+    if scale is None or shift is None:
+        nothing = (features.new_empty(0), features.new_empty(0))
+        return grad_values.to(features.dtype), grad_inside, grad_outside, *nothing
+    grad_values = grad_values * (values > 0)
+    grad_scale = (grad_values * features.to(values.dtype)).sum((0, 2, 3)).to(scale.dtype)
+    grad_shift = grad_values.sum((0, 2, 3)).to(shift.dtype)
+    grad_features = (grad_values * scale.to(values.dtype)[:, None, None]).to(features.dtype)
+    return grad_features, grad_inside, grad_outside, grad_scale, grad_shift
+
+
+def _fake(features: Tensor, inside: Tensor, *_: Any) -> Tensor:
+    return features.new_empty(features.shape[0], inside.shape[1], features.shape[1])
+
+
+def _backward_fake(
+    grad: Tensor,
+    features: Tensor,
+    inside: Tensor,
+    outside: Tensor,
+    box: Tensor | None,
+    bitmap: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    channels: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    affine = tuple(features.new_empty(0 if value is None else value.shape) for value in (scale, shift))
+    return features.new_empty(features.shape), torch.empty_like(inside), torch.empty_like(outside), *affine
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:-1])
+    ctx.channels = inputs[-1]
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    features, inside, outside, box, bitmap, scale, shift = ctx.saved_tensors
+    grads = _unmix_pool_backward(grad, features, inside, outside, box, bitmap, scale, shift, ctx.channels)
+    affine = grads[3:] if scale is not None else (None, None)
+    return grads[0], grads[1], grads[2], None, None, *affine, None
+
+
+def _flops(features: tuple[int, ...], inside: tuple[int, ...], *_: Any, **__: Any) -> int:
+    batch, channels, height, width = features
+    return 2 * batch * inside[1] * channels * height * width
+
+
+def _backward_flops(grad: tuple[int, ...], features: tuple[int, ...], inside: tuple[int, ...], *_: Any, **__: Any) -> int:
+    return 2 * _flops(features, inside)
+
+
+_unmix_pool_backward = register_op(
+    "unmix_pool_backward(Tensor grad, Tensor features, Tensor inside, Tensor outside, Tensor? box, Tensor? bitmap,"
+    " Tensor? scale, Tensor? shift, SymInt channels) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    unmix_pool_backward_reference,
+    _backward_fake,
+    differentiable_reference=True,
+    flops=_backward_flops,
+)
+_unmix_pool = register_op(
+    "unmix_pool(Tensor features, Tensor inside, Tensor outside, Tensor? box, Tensor? bitmap,"
+    " Tensor? scale, Tensor? shift, SymInt channels) -> Tensor",
+    unmix_pool_reference,
+    _fake,
+    setup_context=_setup_context,
+    backward=_backward,
+    flops=_flops,
+)
+
+
+def unmix_pool(
+    features: Tensor,
+    mixing: Mixing,
+    *,
+    fade: float | Tensor = 0.0,
+    channels: int | None = None,
+    affine: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Pools the features once for each input, weighted by where that input was seen (thesis 3.4.2, A.7).
+
+    Args:
+        features: ``[B, C, h, w]``, any floating-point dtype; sums are taken in float32 (float64 for float64).
+        mixing: the drawn mix, on any grid; it is resampled to ``(h, w)`` by area where the grids differ.
+        fade: in 0..1, a number or a zero-dimensional tensor; 0 unmixes fully, 1 averages plainly.
+        channels: only the first ``channels`` are unmixed; by default all.
+        affine: ``(a, b)``, each ``[C]``: ``relu(a * features + b)`` is pooled instead.
+
+    Returns:
+        ``[B, M, C]`` in the dtype of ``features``. Gradients reach features, the mixing's weights and ``affine``.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, dtype, shape, device or range.
+    """
+    check_tensor(features, "features", ("B", "C", "h", "w"), FLOATS)
+    check_mixing(mixing, "mixing", features.shape[0], None, features.device)
+    count = features.shape[1]
+    channels = count if channels is None else channels
+    if not 0 <= channels <= count:
+        raise ValueError(f"channels must be between 0 and the {count} channels of features, got {channels}")
+    if not isinstance(fade, Tensor) and not 0.0 <= fade <= 1.0:
+        raise ValueError(f"fade must be between 0 and 1, got {fade}")
+    scale, shift = affine if affine is not None else (None, None)
+    for name, value in (("affine[0]", scale), ("affine[1]", shift)):
+        if affine is not None:
+            check_tensor(value, name, (count,), FLOATS, features.device)
+    mixing = mixing.resized((features.shape[2], features.shape[3]))
+    if isinstance(fade, Tensor) or fade > 0:
+        mixing = mixing.faded(fade)
+    return _unmix_pool(features, mixing.inside, mixing.outside, mixing.box, mixing.bitmap, scale, shift, channels)
