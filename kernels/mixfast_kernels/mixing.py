@@ -171,10 +171,12 @@ class Mixing:
             rows = _nearest_source(self.grid[0], size[0], self.bitmap.device)
             columns = _nearest_source(self.grid[1], size[1], self.bitmap.device)
             return replace(self, grid=size, bitmap=self.bitmap[:, rows[:, None], columns[None, :]])
-        dtype = self.inside.dtype
-        rows = _cell_shares(self.grid[0], size[0], dtype, self.bitmap.device)
-        columns = _cell_shares(self.grid[1], size[1], dtype, self.bitmap.device)
-        return replace(self, grid=size, bitmap=rows @ self.bitmap.to(dtype) @ columns.T)
+        dtype, device = self.inside.dtype, self.bitmap.device
+        rows = _cell_shares(self.grid[0], size[0], dtype, device)
+        columns = _cell_shares(self.grid[1], size[1], dtype, device)
+        with torch.autocast(device.type, enabled=False):
+            coverage = rows @ self.bitmap.to(dtype) @ columns.T
+        return replace(self, grid=size, bitmap=coverage)
 
 
 def _interval_share(start: Tensor, end: Tensor, source: int, target: int) -> Tensor:

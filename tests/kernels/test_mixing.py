@@ -62,6 +62,13 @@ def test_area_resizing_by_a_whole_factor_is_average_pooling(mixing_of):
     torch.testing.assert_close(mixing.resized((4, 4)).weights(), expected)
 
 
+def test_resizing_under_autocast_stays_exact(mixing_of):
+    mixing = mixing_of("bitmap", 3, 2, (8, 12))
+    with torch.autocast("cpu", torch.bfloat16):
+        inside_autocast = mixing.resized((3, 5)).weights()
+    torch.testing.assert_close(inside_autocast, mixing.resized((3, 5)).weights(), rtol=0, atol=0)
+
+
 def test_fading_moves_every_weight_towards_one(mixing_of, zone):
     mixing = mixing_of(zone, 2, 3, (4, 5))
     weights = mixing.weights()

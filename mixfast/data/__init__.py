@@ -1,0 +1,31 @@
+"""Data sets: names -> memory-resident `ImageSet`s, and the plan of which images each training step takes."""
+
+from __future__ import annotations
+
+from mixfast.data.errors import CacheWriteError, CorruptImageError, DataError, DataWarning, OutOfMemoryError
+from mixfast.data.holdout import validation_split
+from mixfast.data.image_set import ImageSet
+from mixfast.data.loading import load_split, split_names
+from mixfast.data.prepare import PreparedSplit, prepare
+from mixfast.data.registry import data_set_names
+from mixfast.data.sampler import VIEWS, BatchPlan, EpochPlan, Views, plan_epoch
+
+__all__ = [
+    "VIEWS",
+    "BatchPlan",
+    "CacheWriteError",
+    "CorruptImageError",
+    "DataError",
+    "DataWarning",
+    "EpochPlan",
+    "ImageSet",
+    "OutOfMemoryError",
+    "PreparedSplit",
+    "Views",
+    "data_set_names",
+    "load_split",
+    "plan_epoch",
+    "prepare",
+    "split_names",
+    "validation_split",
+]

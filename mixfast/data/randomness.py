@@ -1,0 +1,31 @@
+"""Random sort keys that are a pure function of (seed, stream).
+
+torch's CPU generator starts from the low 32 bits of its seed only, so seed and epoch packed into one 64-bit number
+would collide. Philox is keyed by 128 bits: seed and stream are its two 64-bit halves, different pairs are different
+keys, and no two (seed, epoch) share a sequence. Its raw 64-bit output is defined by the algorithm, not by a library
+version, so a run can be resumed, or repeated years later, from the two numbers alone.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# An epoch's plan draws from the stream of its number; splits draw from streams that no epoch reaches.
+HOLDOUT_STREAM = 2**64 - 1
+
+
+def random_keys(shape: tuple[int, ...], *, seed: int, stream: int) -> Tensor:
+    """Uniform int64 keys in 0..2^63-1 of the given shape; sorting by them is a uniform shuffle.
+
+    Raises ValueError when seed or stream is outside 0..2^64-1.
+    """
+    for argument, value in (("seed", seed), ("stream", stream)):
+        if not 0 <= value < 2**64:
+            raise ValueError(f"{argument} is {value}, expected 0..2**64-1")
+    generator = np.random.Philox(key=np.array([seed, stream], dtype=np.uint64))
+    raw = generator.random_raw(math.prod(shape)) >> np.uint64(1)  # the sign bit stays clear
+    return torch.from_numpy(raw.view(np.int64)).view(shape)

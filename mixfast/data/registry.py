@@ -1,0 +1,32 @@
+"""Data set names. To add a data set: write its `Source` in a module of its own and list it here."""
+
+from __future__ import annotations
+
+from mixfast.data.cifar_c import CIFAR10_C, CIFAR100_C
+from mixfast.data.digits import Digits
+from mixfast.data.errors import DataError, unknown_name
+from mixfast.data.fashion_mnist import FashionMnist
+from mixfast.data.folder import ImageFolder
+from mixfast.data.source import Source
+from mixfast.data.tiny_imagenet import TinyImageNet
+from mixfast.data.torchvision_sets import CIFAR10, CIFAR100, SVHN
+
+_SOURCES: dict[str, Source] = {
+    source.name: source
+    for source in (Digits(), FashionMnist(), CIFAR10, CIFAR100, SVHN, TinyImageNet(), CIFAR10_C, CIFAR100_C)
+}
+_FOLDER = "folder:"
+
+
+def data_set_names() -> tuple[str, ...]:
+    """Every name that `find_source` takes; the last one stands for any folder."""
+    return (*_SOURCES, "folder:DIR")
+
+
+def find_source(name: str) -> Source:
+    """The data set called `name`. Raises DataError that suggests the nearest name if there is none."""
+    if name.startswith(_FOLDER):
+        return ImageFolder(name.removeprefix(_FOLDER))
+    if name not in _SOURCES:
+        raise DataError(unknown_name("data.name", name, data_set_names()))
+    return _SOURCES[name]
