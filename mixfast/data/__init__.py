@@ -5,7 +5,7 @@ from __future__ import annotations
 from mixfast.data.errors import CacheWriteError, CorruptImageError, DataError, DataWarning, OutOfMemoryError
 from mixfast.data.holdout import validation_split
 from mixfast.data.image_set import ImageSet
-from mixfast.data.loading import load_split, split_names
+from mixfast.data.loading import load_split, split_names, why_unusable
 from mixfast.data.prepare import PreparedSplit, prepare
 from mixfast.data.registry import data_set_names
 from mixfast.data.sampler import VIEWS, BatchPlan, EpochPlan, Views, plan_epoch
@@ -28,4 +28,5 @@ __all__ = [
     "prepare",
     "split_names",
     "validation_split",
+    "why_unusable",
 ]

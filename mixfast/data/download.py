@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 from http.client import HTTPException
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from mixfast.data.errors import DataError
 from mixfast.data.paths import contents
+
+
+_allowed = ContextVar("downloads_allowed", default=True)
+
+
+@contextmanager
+def no_downloads() -> Iterator[None]:
+    """While entered, data that are not there are reported at once instead of being downloaded."""
+    token = _allowed.set(False)
+    try:
+        yield
+    finally:
+        _allowed.reset(token)
 
 
 def torchvision_datasets() -> ModuleType:
@@ -22,8 +38,10 @@ def download(kind: str, root: Path, name: str, by_hand: str, **arguments: Any) -
     """Lets `torchvision.datasets.<kind>` download itself into `root`.
 
     by_hand: what a person without a connection should put where.
-    Raises FileNotFoundError, saying that, if it cannot be downloaded.
+    Raises FileNotFoundError, saying that, if it cannot be downloaded, or must not be (`no_downloads`).
     """
+    if not _allowed.get():
+        raise FileNotFoundError(f"{name}: not found ({contents(root)}); downloaded when it is first used. {by_hand}")
     try:
         root.mkdir(parents=True, exist_ok=True)
         getattr(torchvision_datasets(), kind)(root, download=True, **arguments)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from mixfast.data import cache
 from mixfast.data.decode import corrupt_image_error
-from mixfast.data.errors import CacheWriteError, DataWarning
+from mixfast.data.download import no_downloads
+from mixfast.data.errors import CacheWriteError, DataError, DataWarning
 from mixfast.data.image_set import ImageSet
 from mixfast.data.paths import cache_folder, data_root
 from mixfast.data.registry import find_source
@@ -58,6 +59,16 @@ def load_split(
 def split_names(name: str, root: str | Path | None = None) -> tuple[str, ...]:
     """The splits of the data set `name` that `load_split` takes. Raises as `load_split` does."""
     return find_source(name).split_names(data_root(root))
+
+
+def why_unusable(name: str, root: str | Path | None = None) -> str | None:
+    """Why the data set `name` cannot be read here now, without downloading anything; None where it can."""
+    try:
+        with no_downloads():
+            find_source(name).open("test", data_root(root))
+    except (DataError, OSError) as error:
+        return str(error)
+    return None
 
 
 class SplitLoader:

@@ -1,0 +1,60 @@
+"""``mixfast bench``: loads the bench package only when it is asked for."""
+
+from __future__ import annotations
+
+import argparse
+
+from rich.console import Console
+
+HELP = "measure on this machine what the methods cost"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    benches = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
+    _add_step(benches.add_parser("step", help="a training step with its data, beside the plain network's"))
+    _add_data(benches.add_parser("data", help="the memory-resident pipeline alone"))
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    from mixfast_bench.command import run_bench
+
+    return run_bench(args, console)
+
+
+def _add_step(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--backbone", default="wrn28-2", help="the backbone (default: %(default)s)")
+    parser.add_argument(
+        "--compile",
+        choices=("on", "off", "both"),
+        default="both",
+        help="with torch.compile, without, or both (default; without, where there is no compiler)",
+    )
+    parser.add_argument("--data-name", metavar="NAME", help="train on this data set (default: random images)")
+    parser.add_argument("--data", metavar="DIR", help="the folder the data set lies in (default: $MIXFAST_DATA)")
+    parser.add_argument(
+        "--image-size", type=int, metavar="N", help="pixels a side (default: 32 for random images, the data set's own)"
+    )
+    parser.add_argument("--classes", type=int, metavar="K", help="classes of the random images (default: 100)")
+    _add_common(parser)
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--image-size", type=int, nargs="+", default=[32, 64], metavar="N", help="pixels a side (default: 32 64)"
+    )
+    _add_common(parser)
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--batch-size", type=int, default=64, metavar="B", help="samples a step (default: %(default)s)")
+    parser.add_argument(
+        "--repetition", type=int, default=4, metavar="b", help="batch repetition of Cut-MixMo (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=40, metavar="N", help="interleaved turns of each (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--runs", type=int, metavar="N", help="steps or batches a turn (default: 1 step, 10 on CUDA; 5 batches)"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    parser.add_argument("--json", metavar="FILE", help="also write the record to FILE")

@@ -1,0 +1,68 @@
+"""What a method is: the network it needs, the Mixing it draws, and how it weighs the losses.
+
+Legend: B samples, M inputs.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from mixfast_kernels import Mixing
+from torch import Tensor
+
+from mixfast.methods.network import MultiInputNetwork
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where in the training a batch is drawn: ``epoch`` counts from 1."""
+
+    epoch: int
+    epochs: int
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """The base of all methods: M inputs of weight 1, each with an encoder and a head of its own.
+
+    A method overrides ``draw``, and what else differs. Settings are those of the ``method`` section of a recipe that
+    have meaning here; ``from_settings`` picks them.
+    """
+
+    num_inputs: int = 1
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Method:
+        """The method with those of ``settings`` that it has a field for."""
+        return cls(**{name: settings[name] for name in cls.__dataclass_fields__ if name in settings})
+
+    def network_options(self, num_features: int) -> dict[str, Any]:
+        """Keyword arguments for ``MultiInputNetwork``."""
+        return {"num_inputs": self.num_inputs}
+
+    @abstractmethod
+    def draw(
+        self,
+        batch: int,
+        grid: tuple[int, int],
+        moment: Moment,
+        *,
+        generator: torch.Generator | None,
+        device: torch.device | str,
+    ) -> Mixing:
+        """The mix of one training batch, drawn on the device."""
+
+    def loss_weights(self, mixing: Mixing) -> Tensor:
+        """The weight of each head's loss, ``[B, M]``: here 1."""
+        return torch.ones_like(mixing.inside)
+
+    def target_order(self, mixing: Mixing, *, generator: torch.Generator | None) -> Tensor | None:
+        """Which input each head learns, int64 ``[B, M]``; None: head i learns input i."""
+        return None
+
+    def begin_epoch(self, network: MultiInputNetwork, moment: Moment) -> None:
+        """Called before the first batch of every epoch, and after a resume in the middle of one."""

@@ -1,0 +1,204 @@
+"""Batches: everything random about a training step, drawn on the device, without a Python call per sample.
+
+A batch is a pure function of the data, the configuration, the seed and the step, so a resumed run needs no state of it.
+
+Legend: B samples, M inputs each, V augmented views (B * M with independent views, fewer with shared ones), S sources a view.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from mixfast_kernels import Mixing, augment
+from torch import Tensor
+
+from mixfast.config import Config
+from mixfast.data.augmix import augmix
+from mixfast.data.image_set import ImageSet
+from mixfast.data.randomness import random_keys
+from mixfast.data.sampler import BatchPlan, EpochPlan, plan_epoch
+from mixfast.methods import HiddenMix, Method, Moment
+from mixfast.mixing import draw_pixel_mixing, draw_ratios, keep_main_predominant, visible_share
+
+# Streams of the seed, apart from those of the epoch plans (the epoch's number) and the validation split.
+STEP_STREAM = 2**62
+HOST_STREAM = 2**63
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one training step consumes."""
+
+    images: Tensor  # float [V, c, H, W], augmented and normalised
+    index: Tensor  # int64 [B, M] into images
+    mixing: Mixing  # on the stem's output grid
+    target: Tensor  # int64 [B, M], the label each head learns
+    weight: Tensor  # float32 [B, M], each head's loss weight
+    other: Tensor | None = None  # int64 [B, M], second labels (CutMix, MixUp)
+    share: Tensor | None = None  # float32 [B, M], mass of the first label
+    hidden_mix: HiddenMix | None = None
+
+
+@dataclass(frozen=True)
+class Views:
+    """The augmented images of a step, with what their second labels need."""
+
+    images: Tensor
+    other: Tensor | None = None  # int64 [V]
+    share: Tensor | None = None  # float32 [B, M]
+
+
+class Feed:
+    """Draws the batches of a training set that lies in the memory of the training device.
+
+    Args:
+        data: the training split, on ``device``.
+        method: draws the mix.
+        config: the sections ``data``, ``msda`` and ``training.batch_size``, and the seed.
+        grid: the stem's output grid for these images.
+        dtype: of the augmented images.
+    """
+
+    def __init__(
+        self, data: ImageSet, method: Method, config: Config, grid: tuple[int, int], dtype: torch.dtype = torch.float32
+    ) -> None:
+        self.data, self.method, self.config, self.grid, self.dtype = data, method, config, grid, dtype
+        self.device = data.images.device
+        self.generator = torch.Generator(self.device)
+        self.batch_size = config.training.batch_size
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self.data) // (self.batch_size // self.config.data.repetition)
+
+    def plan(self, epoch: int) -> EpochPlan:
+        """Which images every step of an epoch takes, on the device."""
+        settings = self.config.data
+        plan = plan_epoch(
+            len(self.data),
+            batch_size=self.batch_size,
+            num_inputs=self.method.num_inputs,
+            repetition=settings.repetition,
+            input_repetition=settings.input_repetition,
+            seed=self.config.seed,
+            epoch=epoch,
+        )
+        return plan.to(self.device)
+
+    def batch(self, plan: EpochPlan, step: int, moment: Moment) -> Batch:
+        """Step ``step`` (from 0) of the epoch ``moment.epoch``."""
+        global_step = (moment.epoch - 1) * len(plan) + step
+        self.generator.manual_seed(int(random_keys((1,), seed=self.config.seed, stream=STEP_STREAM + global_step)))
+        mixing = self.method.draw(self.batch_size, self.grid, moment, generator=self.generator, device=self.device)
+        slots = plan.batch(step, self.config.data.views)
+        views = self._views(slots, mixing, global_step)
+        target = self.data.labels[slots.images][slots.slots]
+        weight = self.method.loss_weights(mixing)
+        other = None if views.other is None else views.other[slots.slots]
+        share, hidden_mix = views.share, None
+        if self.config.msda.kind == "manifold-mixup":
+            hidden_mix, other, share = self._manifold_mixup(target, global_step)
+        order = self.method.target_order(mixing, generator=self.generator)
+        if order is not None:
+            target, weight = target.gather(1, order), weight.gather(1, order)
+            other = None if other is None else other.gather(1, order)
+            share = None if share is None else share.gather(1, order)
+        return Batch(views.images, slots.slots, mixing, target, weight, other, share, hidden_mix)
+
+    def _views(self, slots: BatchPlan, mixing: Mixing, global_step: int) -> Views:
+        count = len(slots.images)
+        if self.config.msda.kind in ("none", "manifold-mixup"):
+            return Views(self._augmented(slots.images[:, None], None, global_step))
+        partner = torch.randint(len(self.data), (count,), generator=self.generator, device=self.device)
+        pixel_mixing, share = self._pixel_mixing(slots, mixing)
+        images = self._augmented(torch.stack((slots.images, partner), 1), pixel_mixing, global_step)
+        return Views(images, self.data.labels[partner], share)
+
+    def _pixel_mixing(self, slots: BatchPlan, mixing: Mixing) -> tuple[Mixing, Tensor]:
+        """The mix of each view with its partner, and the first label's share in every slot (METHODS 2 and 7)."""
+        settings = self.config.msda
+        drawn = draw_pixel_mixing(
+            settings.kind,
+            len(slots.images),
+            self.data.image_shape,
+            settings.alpha,
+            settings.probability,
+            generator=self.generator,
+            device=self.device,
+        )
+        if self.method.num_inputs == 1:
+            return drawn, drawn.ratios()[slots.slots, 0]
+        slot_weights = mixing.weights().flatten(0, 1)
+        if self.config.data.views == "independent":
+            drawn, share = keep_main_predominant(drawn, slot_weights)
+            return drawn, share.view(slots.slots.shape)
+        # A shared view stands in several slots, each with a mask of its own: the label follows each slot's mask, but
+        # the pixels cannot be swapped for one slot alone.
+        flat = slots.slots.flatten()
+        spread = Mixing(
+            drawn.inside[flat], drawn.outside[flat], drawn.grid, None if drawn.box is None else drawn.box[flat]
+        )
+        return drawn, visible_share(spread, slot_weights).view(slots.slots.shape)
+
+    def _augmented(self, index: Tensor, pixel_mixing: Mixing | None, global_step: int) -> Tensor:
+        """Crops, flips, blends and normalises: ``index`` int64 ``[V, S]`` to float ``[V, c, H, W]``."""
+        settings = self.config.data
+        mean, std = self.data.mean, self.data.std
+        crop = flip = None
+        if settings.pad > 0:
+            offsets = 2 * settings.pad + 1
+            crop = torch.randint(offsets, (*index.shape, 2), generator=self.generator, device=self.device)
+        if settings.flip:
+            flip = torch.rand(index.shape, generator=self.generator, device=self.device) < 0.5
+        if not settings.augmix:
+            return augment(
+                self.data.images,
+                index=index,
+                crop=crop,
+                flip=flip,
+                pad=settings.pad,
+                mixing=pixel_mixing,
+                mean=mean,
+                std=std,
+                dtype=self.dtype,
+            )
+        # AugMix works on whole images, so each source is augmented first and blended after it.
+        key = np.array([self.config.seed, HOST_STREAM + global_step], dtype=np.uint64)
+        host_rng = np.random.Generator(np.random.Philox(key=key))
+        pixels = augment(
+            self.data.images,
+            index=index.reshape(-1, 1),
+            crop=None if crop is None else crop.reshape(-1, 1, 2),
+            flip=None if flip is None else flip.reshape(-1, 1),
+            pad=settings.pad,
+            dtype=torch.uint8,
+        )
+        augmented = augmix(pixels, host_rng=host_rng, generator=self.generator, mean=mean, std=std).to(self.dtype)
+        if pixel_mixing is None:
+            return augmented
+        main, partner = augmented.unflatten(0, index.shape).unbind(1)
+        return partner + pixel_mixing.weights()[:, :1].to(self.dtype) * (main - partner)
+
+    def _manifold_mixup(self, target: Tensor, global_step: int) -> tuple[HiddenMix | None, Tensor | None, Tensor | None]:
+        """Manifold MixUp (Verma 2019): one depth a batch, partners inside the batch; ``(None, None, None)`` for plain batches.
+
+        Mixing before the stem equals mixing after it, since the stem is linear: depth 0 is the paper's input layer. The
+        depth is drawn on the host because it chooses which code runs.
+        """
+        settings = self.config.msda
+        key = np.array([self.config.seed, HOST_STREAM + global_step], dtype=np.uint64)
+        host_rng = np.random.Generator(np.random.Philox(key=key))
+        if host_rng.random() >= settings.probability:
+            return None, None, None
+        depth = int(host_rng.integers(MANIFOLD_DEPTHS))
+        keys = torch.rand(self.batch_size, generator=self.generator, device=self.device)
+        partner = keys.argsort()
+        ratios = draw_ratios(1, 2, settings.alpha, generator=self.generator, device=self.device)
+        share = ratios[:, 0].expand(self.batch_size)
+        return HiddenMix(depth, partner, share), target[partner], share[:, None]
+
+
+# Before stages 0, 1 and 2: the input and the first two residual groups, as Manifold MixUp's authors mix.
+MANIFOLD_DEPTHS = 3

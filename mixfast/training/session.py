@@ -1,0 +1,228 @@
+"""From a configuration to finished networks: data, one or several trainings, the final evaluation and table.
+
+A run directory holds one network, or one folder for each member of a deep ensemble; ``single/`` beside it holds the
+plain network that the recipe asks to be compared with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from mixfast.config import Config, plain_baseline
+from mixfast.data import ImageSet, load_split, validation_split
+from mixfast.evaluation import concatenate_members, evaluate_logits
+from mixfast.methods import METHODS, Method, MultiInputNetwork, create_model
+from mixfast.models import build_backbone
+from mixfast.training.checkpoint import load_weights
+from mixfast.training.evaluating import predict_logits
+from mixfast.training.run_directory import RunDirectory, RunError
+from mixfast.training.stopping import StopRequest
+from mixfast.training.summary import summary_of, summary_table
+from mixfast.training.trainer import Trainer, total_steps
+
+BASELINE = "single"
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The data of a run, on the training device. ``held_out`` selects the epoch, ``test`` gives the final figures."""
+
+    train: ImageSet
+    held_out: ImageSet
+    test: ImageSet
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto`` is the first CUDA device where there is one, else the CPU.
+
+    Raises:
+        ValueError: a device that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"training.device must be auto, cpu, cuda or cuda:N, got {name!r}") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"training.device={name}: torch sees {torch.cuda.device_count()} CUDA devices here")
+    return device
+
+
+def load_data(config: Config, device: torch.device) -> Splits:
+    """Reads the splits that ``evaluation.select`` needs, once for all networks of a run."""
+    settings = config.data
+    options: dict[str, Any] = {
+        "root": settings.dir,
+        "cache_dir": settings.cache_dir,
+        "image_size": settings.image_size,
+        "skip_corrupt": settings.skip_corrupt,
+    }
+    train = load_split(settings.name, "train", **options)
+    test = load_split(settings.name, "test", **options)
+    held_out = test
+    if config.evaluation.select == "validation":
+        train, held_out = validation_split(train, settings.validation, config.seed)
+    test_on_device = test.to(device)
+    return Splits(train.to(device), test_on_device if held_out is test else held_out.to(device), test_on_device)
+
+
+def build_network(config: Config, data: ImageSet) -> tuple[MultiInputNetwork, Method]:
+    """The network and method of a configuration, initialised from its seed."""
+    method = METHODS[config.method.name].from_settings(config.method.model_dump())
+    network = create_model(
+        config.model.name,
+        num_classes=data.num_classes,
+        method=method,
+        in_channels=data.channels,
+        generator=torch.Generator().manual_seed(config.seed),
+    )
+    return network, method
+
+
+def load_network(config: Config, run: RunDirectory, data: ImageSet) -> MultiInputNetwork:
+    """The network of a run with its selected weights, on the CPU, in the layout it was trained in."""
+    network, _ = build_network(config, data)
+    load_weights(run.best, network)
+    return network.with_layout(config.training.channels_last).eval()
+
+
+def member_runs(config: Config, run: RunDirectory) -> list[tuple[Config, RunDirectory]]:
+    """The run itself, or a run for each member of a deep ensemble, which differ in their seed."""
+    if config.ensemble.members == 1:
+        return [(config, run)]
+    return [
+        (
+            config.replace(seed=config.seed + member, ensemble={"members": 1}, baseline=False),
+            RunDirectory(run.path / f"member-{member}"),
+        )
+        for member in range(config.ensemble.members)
+    ]
+
+
+class Session:
+    """Everything that ``mixfast train`` does after the configuration is read."""
+
+    def __init__(self, config: Config, run: RunDirectory, console: Console) -> None:
+        self.config, self.run, self.console = config, run, console
+        self.device = resolve_device(config.training.device)
+        with torch.device("meta"):  # costs nothing, and a misspelt backbone is refused before data are read
+            build_backbone(config.model.name)
+        if config.training.deterministic:
+            torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = not config.training.deterministic
+        self.splits = load_data(config, self.device)
+        self._announce()
+
+    def start(self, stop: StopRequest) -> bool:
+        """Begins a new run; False when stopped before its end. See ``resume``."""
+        # What cannot work is found out before anything is written.
+        build_network(self.config, self.splits.train)
+        self.run.create(self.config)
+        return self.resume(stop)
+
+    def resume(self, stop: StopRequest) -> bool:
+        """Begins or continues each network of the run, then writes the summary and prints the table.
+
+        Returns:
+            False when ``stop`` came first.
+        """
+        members = member_runs(self.config, self.run)
+        for config, run in members:
+            if not self._train(config, run, stop):
+                return False
+        logits = [self._test_logits(config, run) for config, run in members]
+        summaries = [run.read_summary() for _, run in members]
+        if len(members) > 1:
+            self.run.write_summary(self._ensemble_summary(logits, summaries))
+        baseline = None
+        if self.config.baseline:
+            config, run = self._baseline_run()
+            if not self._train(config, run, stop):
+                return False
+            baseline = run.read_summary()
+        self.console.print(summary_table(self.config, self.run.read_summary(), baseline, self.splits.test.split))
+        return True
+
+    def _baseline_run(self) -> tuple[Config, RunDirectory]:
+        steps_per_epoch = len(self.splits.train) // (self.config.training.batch_size // self.config.data.repetition)
+        config = plain_baseline(self.config, total_steps(self.config, steps_per_epoch))
+        return config, RunDirectory(self.run.path / BASELINE)
+
+    def _train(self, config: Config, run: RunDirectory, stop: StopRequest) -> bool:
+        """Trains one network to its end and writes its summary; does nothing where that is done already."""
+        if run.read_summary() is not None:
+            return True
+        if not run.config_file.exists():
+            run.create(config)
+        torch.manual_seed(config.seed)
+        network, method = build_network(config, self.splits.train)
+        trainer = Trainer(config, network, method, self.splits.train, self.splits.held_out, run, self.console)
+        if run.last.exists():
+            trainer.resume()
+            self.console.print(f"resuming {run.path} at step {trainer.position.step}", highlight=False)
+        if not trainer.train(stop):
+            return False
+        logits = self._test_logits(config, run)
+        metrics = evaluate_logits(logits, self.splits.test.labels, config.evaluation.average)
+        run.write_summary(
+            summary_of(
+                metrics,
+                params=sum(parameter.numel() for parameter in network.parameters()),
+                images_per_second=trainer.images_per_second(),
+                epochs=trainer.position.epoch,
+                seconds=trainer.position.seconds,
+            )
+        )
+        return True
+
+    def _test_logits(self, config: Config, run: RunDirectory) -> Tensor:
+        network = load_network(config, run, self.splits.train).to(self.device)
+        return predict_logits(network, self.splits.test, config.evaluation.batch_size)
+
+    def _ensemble_summary(self, logits: list[Tensor], summaries: list[dict[str, Any] | None]) -> dict[str, Any]:
+        metrics = evaluate_logits(
+            concatenate_members(logits), self.splits.test.labels, self.config.evaluation.average
+        )
+        done = [summary for summary in summaries if summary is not None]
+        return summary_of(
+            metrics,
+            params=sum(summary["params"] for summary in done),
+            images_per_second=sum(summary["images_per_second"] for summary in done) / len(done),
+            epochs=sum(summary["epochs"] for summary in done),
+            seconds=sum(summary["seconds"] for summary in done),
+        )
+
+    def _announce(self) -> None:
+        splits, say = self.splits, self.console.print
+        say(
+            f"{self.config.data.name}: {len(splits.train):,} training images, {splits.train.num_classes} classes, "
+            f"{'x'.join(map(str, splits.train.image_shape))}x{splits.train.channels}; {len(splits.test):,} test images "
+            f"({splits.test.split}); device {self.device}",
+            highlight=False,
+        )
+        if splits.train.skipped or splits.test.skipped:
+            say(f"skipped {splits.train.skipped} corrupt training and {splits.test.skipped} corrupt test images")
+        if self.config.evaluation.select == "test":
+            say(
+                f"the epoch is selected on {splits.test.split}, where it is also reported, as in the papers: figures are "
+                "optimistic. Without --select test a validation split selects it."
+            )
+
+
+def open_run(path: str | Path) -> tuple[Config, RunDirectory]:
+    """An existing run and its configuration.
+
+    Raises:
+        RunError: there is none at this path.
+    """
+    run = RunDirectory(path)
+    if not run.path.is_dir():
+        raise RunError(f"{run.path} is not a folder; --resume takes the run directory of an earlier `mixfast train`")
+    return run.read_config(), run

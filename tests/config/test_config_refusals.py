@@ -1,0 +1,206 @@
+"""What a configuration refuses, and how it says so."""
+
+from __future__ import annotations
+
+import pytest
+from configs import SMALLEST, config, mixmo
+
+from mixfast.config import Config, ConfigError
+from mixfast.config.consistency import METHOD_KEYS
+from mixfast.config.layers import Layer, build
+from mixfast.methods.registry import METHODS
+
+
+def refusal(*overrides: str) -> str:
+    """The message with which these overrides of a Cut-MixMo configuration are refused."""
+    with pytest.raises(ConfigError) as refused:
+        mixmo(*overrides)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        (
+            "optimizer.lrr=1",
+            ["override 'optimizer.lrr=1'", "unknown key 'optimizer.lrr'", "did you mean 'optimizer.lr'?"],
+        ),
+        ("optimiser.lr=1", ["unknown key 'optimiser.lr'", "did you mean 'optimizer.lr'?"]),
+        ("lr=1", ["unknown key 'lr'", "did you mean 'optimizer.lr'?", "top level has"]),
+        ("modle.name=x", ["did you mean 'model.name'?"]),
+        ("data.momentum=0", ["did you mean 'optimizer.momentum'?", "section data has name, dir"]),
+        ("schedule.epoch=3", ["did you mean 'schedule.epochs'?"]),
+        ("sed=3", ["did you mean 'seed'?"]),
+        ("seed.x=3", ["unknown key 'seed.x'"]),
+        ("data.pad.x=3", ["data.pad is {'x': 3}, expected a whole number"]),
+        ("optimizer=sgd", ["optimizer is a section, expected one of its keys: optimizer.name, optimizer.lr"]),
+        ("ensemble=3", ["ensemble is a section, expected one of its keys: ensemble.members"]),
+        ("seed", ["override 'seed': expected key=value"]),
+        ("=3", ["expected key=value"]),
+        ("schedule.decay_epochs=[1, 2", ["override 'schedule.decay_epochs=[1, 2'", "line 1"]),
+        ("schedule.epochs=ten", ["schedule.epochs is 'ten', expected a whole number (override 'schedule.epochs=ten')"]),
+        ("schedule.epochs=1.5", ["schedule.epochs is 1.5, expected a whole number"]),
+        ("schedule.epochs=true", ["schedule.epochs is True, expected a whole number"]),
+        ("schedule.epochs=0", ["schedule.epochs is 0, expected a number of at least 1"]),
+        ("schedule.decay_epochs=5", ["schedule.decay_epochs is 5, expected a list"]),
+        ("schedule.decay_epochs=[1, x]", ["schedule.decay_epochs.1 is 'x', expected a whole number"]),
+        ("optimizer.lr=0", ["optimizer.lr is 0, expected a number above 0"]),
+        ("optimizer.lr='1e-3'", ["optimizer.lr is '1e-3', expected a number"]),
+        ("optimizer.lr=null", ["optimizer.lr is None, expected a number"]),
+        ("optimizer.betas=[0.9]", ["optimizer.betas"]),
+        ("optimizer.momentum=1", ["optimizer.momentum is 1, expected a number below 1"]),
+        ("data.flip=yes", ["data.flip is 'yes', expected true or false"]),
+        ("data.validation=2", ["data.validation is 2, expected a number of at most 0.9"]),
+        ("data.input_repetition=1.5", ["expected a number of at most 1"]),
+        ("data.name=", ["data.name is None, expected text"]),
+        ("data.name=''", ["data.name is '', expected text that is not empty"]),
+        ("data.name=3", ["data.name is 3, expected text"]),
+        ("method.probability=1.2", ["method.probability is 1.2, expected a number of at most 1"]),
+        (
+            "method.name=cutmixmo",
+            ["method.name is 'cutmixmo', expected one of single, mimo", "did you mean 'cut-mixmo'?"],
+        ),
+        ("training.compile=true", ["training.compile is True, expected one of auto, on, off"]),
+        ("training.ema_decay=1", ["training.ema_decay is 1, expected a number below 1"]),
+        ("training.ema_decay=0", ["training.ema_decay is 0, expected a number above 0"]),
+        ("ensemble.members=0", ["ensemble.members is 0, expected a number of at least 1"]),
+        ("about.reported=0.9", ["about.reported is 0.9, expected a mapping"]),
+        ("about.reported.top1=.nan", ["about.reported.top1 is '.nan', expected a number"]),
+    ],
+)
+def test_a_wrong_override_is_refused(override, expected):
+    message = refusal(override)
+    for part in expected:
+        assert part in message
+
+
+def test_all_problems_are_told_at_once():
+    message = refusal("schedule.epochs=0", "optimizer.lr=fast", "training.batch_size=-1")
+    assert [line.split(" is ")[0] for line in message.splitlines()] == [
+        "optimizer.lr",
+        "schedule.epochs",
+        "training.batch_size",
+    ]
+
+
+def test_missing_keys_are_named():
+    with pytest.raises(ConfigError) as refused:
+        build(
+            Config, [Layer("mine.yaml", {"data": {"pad": 4}, "model": {"name": "wrn10-1"}, "optimizer": {"lr": 1.0}})]
+        )
+    assert str(refused.value).splitlines() == [
+        "data.name is missing (in mine.yaml)",
+        "schedule.epochs is missing (in mine.yaml)",
+        "training.batch_size is missing (in mine.yaml)",
+    ]
+
+
+def test_the_layer_that_a_wrong_value_comes_from_is_named():
+    layers = [Layer("base.yaml", {**SMALLEST, "data": {"name": "digits", "pad": -1}}), Layer("top.yaml", {"seed": -1})]
+    with pytest.raises(ConfigError) as refused:
+        build(Config, layers)
+    assert str(refused.value).splitlines() == [
+        "seed is -1, expected a number of at least 0 (top.yaml)",
+        "data.pad is -1, expected a number of at least 0 (base.yaml)",
+    ]
+
+
+def test_a_section_must_be_a_mapping():
+    for value in (None, "cifar100", ["cifar100"]):
+        with pytest.raises(
+            ConfigError, match=r"mine.yaml: data is a section, expected keys below it such as data.name"
+        ):
+            build(Config, [Layer("mine.yaml", {"data": value})])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["data.repetition=3"], ["batch_size is 64 and data.repetition is 3", "nearest batch size is 63 or 66"]),
+        (["data.repetition=7", "training.batch_size=5"], ["nearest batch size is 7"]),
+        (["method.num_inputs=1"], ["method.name is cut-mixmo and method.num_inputs is 1", "method.num_inputs=2"]),
+        (["method.name=mimo", "method.num_inputs=1"], ["method.name is mimo and method.num_inputs is 1"]),
+        (["method.name=linear-mixmo", "method.num_inputs=1"], ["method.name is linear-mixmo"]),
+        (["method.name=mixshare", "method.num_inputs=1", "method.probability=1"], ["method.name is mixshare"]),
+        (["method.name=single"], ["method.name is single and method.num_inputs is 2", "set method.num_inputs=1"]),
+        (["method.mask=cowmask", "method.num_inputs=3"], ["method.mask is cowmask", "method.mask=rectangle"]),
+        (["method.heads=random", "method.num_inputs=3"], ["method.heads is random", "two inputs"]),
+        (["method.heads=by-ratio", "method.num_inputs=3"], ["method.heads is by-ratio", "two inputs"]),
+        (["method.heads=by-ratio", "method.name=mimo"], ["method.heads is by-ratio", "with method.name=mimo"]),
+        (["method.heads=shared", "method.root=2"], ["method.root is 2.0", "leave it at 3.0"]),
+        (["method.encoders=shared", "method.encoder_init=same"], ["method.encoder_init is same"]),
+        (["method.unmix_fraction=0.25"], ["method.unmix_fraction is 0.25", "no effect with method.name=cut-mixmo"]),
+        (["method.fade_epochs=5"], ["method.fade_epochs is 5", "no effect with method.name=cut-mixmo"]),
+        (["method.name=linear-mixmo", "method.mask=fmix"], ["method.mask is fmix", "method.name=linear-mixmo"]),
+        (["method.name=mixshare"], ["method.probability is 0.5", "set method.probability=1"]),
+        (["method.name=mixshare", "method.probability=1", "method.heads=shared"], ["set method.heads=per-input"]),
+        (["method.name=mixshare", "method.probability=1", "method.fade_epochs=11"], ["at most 10"]),
+        (["msda.kind=manifold-mixup"], ["msda.kind is manifold-mixup and method.name is cut-mixmo", "mixup or cutmix"]),
+        (["msda.alpha=2"], ["msda.alpha is 2.0", "with msda.kind=none"]),
+        (["optimizer.betas=[0.8, 0.9]"], ["optimizer.betas is (0.8, 0.9)", "with optimizer.name=sgd"]),
+        (["optimizer.name=adamw", "optimizer.momentum=0.8"], ["optimizer.momentum is 0.8"]),
+        (["optimizer.name=adamw", "optimizer.betas=[0.9, 1]"], ["optimizer.betas is [0.9, 1.0]"]),
+        (["optimizer.momentum=0"], ["optimizer.nesterov=false"]),
+        (["optimizer.lr_batch=256"], ["optimizer.lr_batch is 256", "with optimizer.lr_scaling=none"]),
+        (["optimizer.implementation=apex", "training.device=cpu"], ["CUDA kernels only"]),
+        (["schedule.warmup_epochs=10.5"], ["schedule.warmup_epochs to at most 10"]),
+        (["schedule.decay_epochs=[5, 3]"], ["[5, 3], expected increasing"]),
+        (["schedule.decay_epochs=[5, 5]"], ["[5, 5], expected increasing"]),
+        (["schedule.decay_epochs=[100, 200, 225]"], ["schedule.epochs is 10", "schedule.decay_epochs=[3, 7, 8] or []"]),
+        (["schedule.decay_epochs=[10]"], ["schedule.decay_epochs is [10] and schedule.epochs is 10"]),
+        (["schedule.decay_epochs=[0, 5]"], ["schedule.decay_epochs is [0, 5]"]),
+        (["schedule.decay=0.2"], ["schedule.decay is 0.2", "without schedule.decay_epochs"]),
+        (["training.device=gpu"], ["training.device is 'gpu', expected auto, cpu, cuda"]),
+        (["training.device=cuda:x"], ["training.device is 'cuda:x'"]),
+        (["data.validation=0"], ["evaluation.select is validation and data.validation is 0", "evaluation.select=last"]),
+        (["baseline=true", "ensemble.members=2"], ["baseline is true and ensemble.members is 2"]),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused_with_a_remedy(overrides, expected):
+    message = refusal(*overrides)
+    for part in expected:
+        assert part in message
+    assert len(message.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["data.input_repetition=0.1"], "data.input_repetition is 0.1 and method.num_inputs is 1"),
+        (["data.views=shared"], "data.views is shared"),
+        (["baseline=true"], "baseline is true and method.num_inputs is 1"),
+        (["method.alpha=1"], "method.alpha is 1.0, which has no effect with method.name=single"),
+    ],
+)
+def test_a_plain_network_has_nothing_to_mix(overrides, expected):
+    with pytest.raises(ConfigError, match=expected):
+        config(*overrides)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["training.amp=float16", "training.device=cpu"],
+        ["training.device=cuda:1", "optimizer.implementation=apex"],
+        ["schedule.warmup_epochs=10"],
+        ["schedule.decay_epochs=[1, 9]"],
+        ["method.probability=0"],
+        ["method.num_inputs=3"],
+        ["method.heads=random"],
+        ["msda.kind=cutmix", "msda.alpha=0.2"],
+        ["data.repetition=64"],
+        ["data.views=shared", "data.input_repetition=1"],
+        ["data.validation=0", "evaluation.select=test"],
+        ["optimizer.name=adamw", "optimizer.betas=[0, 0.99]"],
+        ["optimizer.momentum=0", "optimizer.nesterov=false"],
+        ["baseline=true"],
+    ],
+)
+def test_what_makes_sense_is_accepted(overrides):
+    mixmo(*overrides)
+
+
+def test_the_keys_of_each_method_are_those_its_class_reads():
+    for name, method in METHODS.items():
+        assert METHOD_KEYS[name] == set(method.__dataclass_fields__) - {"num_inputs"}
+    assert set(METHOD_KEYS) == set(METHODS)
