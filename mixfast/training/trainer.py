@@ -152,6 +152,9 @@ class Trainer:
                 self.position.seconds = before + time.perf_counter() - started
                 self._save()
         writer.close()
+        records = self.run.read_metrics()
+        if records:
+            self.run.save_figure(draw_curves(records, self.config.about.title))
         return self.position.step >= self.total_steps
 
     def resume(self) -> None:
@@ -235,7 +238,6 @@ class Trainer:
         if self.config.evaluation.select == "last" or record["top1"] > self.position.best_top1:
             self.position.best_epoch, self.position.best_top1 = epoch, record["top1"]
             save_weights(self.run.best, self.selected_network)
-        self.run.save_figure(draw_curves(self.run.read_metrics(), self.config.about.title))
         progress.line(_epoch_line(record, self.config.schedule.epochs))
 
     def _training_record(self) -> dict[str, Any]:
