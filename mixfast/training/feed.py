@@ -184,8 +184,9 @@ class Feed:
     def _manifold_mixup(self, target: Tensor, global_step: int) -> tuple[HiddenMix | None, Tensor | None, Tensor | None]:
         """Manifold MixUp (Verma 2019): one depth a batch, partners inside the batch; ``(None, None, None)`` for plain batches.
 
-        Mixing before the stem equals mixing after it, since the stem is linear: depth 0 is the paper's input layer. The
-        depth is drawn on the host because it chooses which code runs.
+        Depth 0 mixes what enters the first stage. Where the stem is followed by nothing else (WRN, PreActResNet) that is
+        the paper's input layer, since the stem is linear; in ResNet-18 it lies behind the max pool. The depth is drawn
+        on the host because it chooses which code runs.
         """
         settings = self.config.msda
         key = np.array([self.config.seed, HOST_STREAM + global_step], dtype=np.uint64)

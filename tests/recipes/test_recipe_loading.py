@@ -170,4 +170,4 @@ def test_every_other_reader_of_yaml_sees_the_same_words(tmp_path: Path):
     """A run's config.yaml in a YAML 1.1 reader: `off` must not become false there."""
     values = yaml.safe_load(load_recipe("quickstart").to_yaml())
     assert values["training"]["amp"] == "off"
-    assert math.isclose(values["optimizer"]["weight_decay"], 5e-4)
+    assert math.isclose(values["optimizer"]["weight_decay"], 2e-3)
