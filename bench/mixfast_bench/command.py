@@ -1,0 +1,182 @@
+"""``mixfast bench``: checks the arguments, measures, prints tables, writes the record."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from mixfast.data import ImageSet, load_split
+from mixfast.files import write_text
+from mixfast.models import build_backbone
+from mixfast.training.compiling import missing_compiler
+from mixfast.training.session import resolve_device
+from mixfast_bench import machine
+from mixfast_bench.cases import Batches, Rounds, synthetic_images
+from mixfast_bench.measure import Timings
+from mixfast_bench.registry import PIPELINE_COMPARISONS, PIPELINES, STEP_COMPARISONS, steps
+from mixfast_bench.runs import measure_pipelines, measure_steps, pipeline_prefix
+from mixfast_bench.summary import summarise_pipelines, summarise_steps
+from mixfast_bench.tables import data_table, rate_text, ratio_table, step_rate_table, step_time_table
+
+DEFAULT_IMAGE_SIZE, DEFAULT_CLASSES = 32, 100
+# What the command line keeps beside the bench's own arguments.
+NOT_SETTINGS = ("command", "what", "run", "debug", "json")
+
+
+def run_bench(args: argparse.Namespace, console: Console) -> int:
+    """Measures what ``args`` (of ``mixfast.commands.bench``) ask for; returns the exit status.
+
+    Raises:
+        ValueError: an argument is wrong; the message names it. Nothing was measured.
+        MixfastError: what was asked for cannot be had on this machine.
+        OSError: the record cannot be written.
+    """
+    device = _device(args.device)
+    batches = Batches(args.batch_size, args.repetition)
+    rounds = Rounds(args.rounds, default_runs(args.what, device) if args.runs is None else args.runs)
+    record_file = None if args.json is None else _writable(Path(args.json).expanduser())
+    described = machine.describe(device)
+    _announce(described, console)
+    run = _bench_step if args.what == "step" else _bench_data
+    results = run(args, batches, rounds, device, console)
+    if record_file is not None:
+        settings = {name: value for name, value in vars(args).items() if name not in NOT_SETTINGS}
+        record = {
+            "bench": args.what,
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "machine": described,
+            "settings": {**settings, "runs": rounds.runs},
+            **results,
+        }
+        write_text(record_file, json.dumps(record, indent=1) + "\n")
+        console.print(f"record: {record_file}", highlight=False)
+    return 0
+
+
+def default_runs(what: str, device: torch.device) -> int:
+    """Runs a turn: more where one is short beside what surrounds it, so that a turn lasts about as long everywhere."""
+    if what == "data":
+        return 5
+    return 10 if device.type == "cuda" else 1
+
+
+def _bench_step(
+    args: argparse.Namespace, batches: Batches, rounds: Rounds, device: torch.device, console: Console
+) -> dict[str, Any]:
+    with torch.device("meta"):
+        build_backbone(args.backbone)
+    entries = steps(_compile_choice(args.compile, device, console))
+    data = _images(args, device)
+    measured = measure_steps(entries, args.backbone, batches, data, rounds, console)
+    summary = summarise_steps(measured, STEP_COMPARISONS)
+    title = (
+        f"training step, data included: {args.backbone}, batch {batches.batch_size}, b = {batches.repetition}, "
+        f"{pipeline_prefix(data)}{data.name}, {data.num_classes} classes; {rounds.rounds} rounds"
+    )
+    console.print(step_time_table(summary, title))
+    console.print(step_rate_table(summary))
+    console.print(ratio_table(summary.ratios, {"matrix product": rate_text(summary.product_rate, "FLOP/s")}))
+    return {
+        "images": _described_images(data),
+        "flops_a_step": measured.flops,
+        "peak_memory_bytes": measured.memory,
+        "seconds": _raw(measured.timings),
+        "summary": asdict(summary),
+    }
+
+
+def _bench_data(
+    args: argparse.Namespace, batches: Batches, rounds: Rounds, device: torch.device, console: Console
+) -> dict[str, Any]:
+    if len(set(args.image_size)) < len(args.image_size):
+        raise ValueError(f"--image-size is {args.image_size}, expected each size once")
+    data_sets = [synthetic_images(size, DEFAULT_CLASSES, device) for size in args.image_size]
+    measured = measure_pipelines(PIPELINES, batches, data_sets, rounds, console)
+    prefixes = [pipeline_prefix(data) for data in data_sets]
+    summary = summarise_pipelines(measured, PIPELINE_COMPARISONS, prefixes)
+    title = (
+        f"memory-resident pipeline alone: batch {batches.batch_size}, b = {batches.repetition}, pad 4, crop, flip; "
+        f"{rounds.rounds} rounds of {rounds.runs} batches"
+    )
+    console.print(title, highlight=False)
+    for prefix in prefixes:
+        console.print(data_table(summary.rows, prefix, prefix))
+    console.print(ratio_table(summary.ratios, {"copy, read and written": rate_text(summary.copy_rate, "B/s")}))
+    return {
+        "images": [_described_images(data) for data in data_sets],
+        "floor_bytes_a_batch": measured.floor_bytes,
+        "seconds": _raw(measured.timings),
+        "summary": asdict(summary),
+    }
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = resolve_device(name)
+    except ValueError as error:
+        raise ValueError(f"--device: {error}") from error
+    if device.type not in machine.PRODUCT_SIDE:
+        raise ValueError(f"--device is {name}, expected auto, cpu, cuda or cuda:N: others have no stopwatch here")
+    # As in a training that is not asked to be deterministic.
+    torch.backends.cudnn.benchmark = True
+    return device
+
+
+def _compile_choice(choice: str, device: torch.device, console: Console) -> str:
+    """``both`` is what can be had; ``on`` is taken at its word."""
+    missing = missing_compiler(device) if choice == "both" else None
+    if missing is None:
+        return choice
+    console.print(f"without compiled rows: {missing}", highlight=False)
+    return "off"
+
+
+def _images(args: argparse.Namespace, device: torch.device) -> ImageSet:
+    """A data set's training split where one is named, else random images."""
+    if args.data_name is None:
+        if args.data is not None:
+            raise ValueError(f"--data is {args.data}, which has no effect without --data-name")
+        image_size = DEFAULT_IMAGE_SIZE if args.image_size is None else args.image_size
+        return synthetic_images(image_size, DEFAULT_CLASSES if args.classes is None else args.classes, device)
+    if args.classes is not None:
+        raise ValueError(f"--classes is {args.classes}, which has no effect with --data-name {args.data_name}")
+    return load_split(args.data_name, "train", root=args.data, image_size=args.image_size).to(device)
+
+
+def _writable(path: Path) -> Path:
+    """Raises ValueError unless a file can be written there: it would be a pity to find out after measuring."""
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ValueError(f"--json is {path}, expected a file in a folder that exists and can be written")
+    return path
+
+
+def _announce(described: dict[str, Any], console: Console) -> None:
+    operators = ", ".join(f"{name} on {kind}" for kind, name in described["operators"].items()) or "reference"
+    console.print(
+        f"{described['device_name']}; threads: {described['threads']}; torch {described['versions']['torch']}; "
+        f"operators: {operators}",
+        highlight=False,
+    )
+    load = described["load_average"]
+    if load is not None and load > 0.5:
+        console.print(
+            f"load average {load:.1f}: something else has been running here; figures are those of a busy machine",
+            style="yellow",
+            highlight=False,
+        )
+
+
+def _described_images(data: ImageSet) -> dict[str, Any]:
+    return {"name": data.name, "count": len(data), "size": list(data.image_shape), "classes": data.num_classes}
+
+
+def _raw(timings: dict[str, Timings]) -> dict[str, dict[str, list[float]]]:
+    return {name: contender.phases for name, contender in timings.items()}

@@ -1,0 +1,162 @@
+"""The machine: what it is, and how fast it multiplies matrices and copies memory, measured in the same run."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import mixfast_kernels
+import torch
+
+import mixfast
+from mixfast_bench.measure import Mark
+
+# Large enough to reach the machine's best rate, small enough for a turn of about a tenth of a second.
+PRODUCT_SIDE = {"cpu": 2048, "cuda": 8192}
+# Far beyond the caches that this process can count on.
+COPY_BYTES = 2**28
+
+PACKAGES = ("torchvision", "numpy", "triton")
+ENVIRONMENT = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_PROC_BIND", "KMP_AFFINITY", "MIXFAST_BACKEND", "LD_PRELOAD")
+
+
+class MatrixProduct:
+    """A large float32 matrix product: the arithmetic a step could reach at best. ``flops`` a run."""
+
+    name = "matrix product"
+
+    def __init__(self, device: torch.device) -> None:
+        side = PRODUCT_SIDE[device.type]
+        self.flops = 2 * side**3
+        self._left, self._right = torch.rand(2, side, side, device=device)
+        self._out = torch.empty(side, side, device=device)
+
+    def run(self, mark: Mark) -> None:
+        with precision_of_convolutions():
+            torch.mm(self._left, self._right, out=self._out)
+        mark("product")
+
+
+class Copy:
+    """A copy of much memory: the traffic that anything could reach at best. ``bytes`` a run, read and written."""
+
+    name = "copy"
+
+    def __init__(self, device: torch.device) -> None:
+        self.bytes = 2 * COPY_BYTES
+        self._source = torch.ones(COPY_BYTES, dtype=torch.uint8, device=device)
+        self._target = torch.zeros_like(self._source)
+
+    def run(self, mark: Mark) -> None:
+        self._target.copy_(self._source)
+        mark("copy")
+
+
+@contextmanager
+def precision_of_convolutions() -> Iterator[None]:
+    """Lets CUDA matrix products use TF32 exactly if convolutions may, so that a step is compared with its own units."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def peak_memory(work: Callable[[], Any], device: torch.device) -> int | None:
+    """Bytes that ``work`` needs at its peak beyond what is held before it.
+
+    CUDA: allocated tensors. Else the process's resident memory, after free memory was handed back to the system; None
+    where the system does not tell (anything but Linux).
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        held = torch.cuda.memory_allocated(device)
+        work()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - held
+    _hand_back_free_memory()
+    try:
+        # Linux: 5 sets the high-water mark back to the present resident size.
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        work()
+        return None
+    held = _resident_bytes("VmRSS")
+    work()
+    return max(0, _resident_bytes("VmHWM") - held)
+
+
+def _hand_back_free_memory() -> None:
+    """glibc keeps what was freed; memory that is still resident would not count as growth."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def _resident_bytes(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return 1024 * int(line.split()[1])
+    raise OSError(f"/proc/self/status has no {field}")
+
+
+def device_name(device: torch.device) -> str:
+    """The processor's or graphics card's model."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model()
+
+
+def cpu_model() -> str:
+    """As the system names it."""
+    information = Path("/proc/cpuinfo")
+    for line in information.read_text().splitlines() if information.exists() else ():
+        if line.lower().startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def load_average() -> float | None:
+    """Processes that wanted to run during the last minute; None where the system does not tell."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """Everything about machine and software that timings depend on, for the record."""
+    versions = {"python": platform.python_version(), "mixfast": mixfast.__version__, "torch": str(torch.__version__)}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return {
+        "device": str(device),
+        "device_name": device_name(device),
+        "cpu": cpu_model(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cores": usable_cores(),
+        "threads": torch.get_num_threads(),
+        "load_average": load_average(),
+        "platform": platform.platform(),
+        "versions": versions,
+        "operators": {kind: backend.name for kind, backend in mixfast_kernels.backends().items()},
+        "torch": {
+            "mkldnn": torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled,
+            "float32_matmul_precision": torch.get_float32_matmul_precision(),
+            "cudnn_allow_tf32": torch.backends.cudnn.allow_tf32,
+            "cudnn_benchmark": torch.backends.cudnn.benchmark,
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+        },
+        "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
+    }

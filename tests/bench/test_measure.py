@@ -1,0 +1,100 @@
+"""Interleaving and stopwatches, on clocks that the tests turn themselves."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from mixfast_bench import measure
+from mixfast_bench.measure import Timings, interleave, time_turn
+
+
+class Clock:
+    """Stands still unless it is told to go on."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(measure.time, "perf_counter", clock)
+    return clock
+
+
+class Work:
+    """Takes known times: run n of it takes n times the given seconds of each phase."""
+
+    def __init__(self, name, clock, phases, log):
+        self.name, self.clock, self.phases, self.log, self.count = name, clock, phases, log, 0
+
+    def run(self, mark):
+        self.log.append(self.name)
+        self.count += 1
+        for phase, seconds in self.phases.items():
+            self.clock.now += self.count * seconds
+            mark(phase)
+
+
+def test_rounds_go_there_and_back(clock, cpu):
+    log, finished = [], []
+    contenders = [Work(name, clock, {"work": 1.0}, log) for name in "ABC"]
+    interleave(contenders, 3, 2, cpu, lambda: finished.append(len(log)))
+    assert "".join(log) == "AABBCC" + "CCBBAA" + "AABBCC"
+    assert finished == [6, 12, 18]
+
+
+def test_every_phase_gets_its_own_time_a_run(clock, cpu):
+    """Runs 1 and 2 in the first turn, 3 and 4 in the second; what others take in between is not counted."""
+    work = Work("work", clock, {"data": 1.0, "step": 10.0}, [])
+    other = Work("other", clock, {"all": 1000.0}, [])
+    timings = interleave([work, other], 2, 2, cpu)
+    assert timings["work"].phases == {"data": [1.5, 3.5], "step": [15.0, 35.0]}
+    assert timings["work"].total() == [16.5, 38.5]
+    assert timings["other"].phases == {"all": [1500.0, 3500.0]}
+
+
+def test_a_phase_that_comes_twice_in_a_run_adds_up(clock, cpu):
+    class Twice:
+        name = "twice"
+
+        def run(self, mark):
+            for _ in range(2):
+                clock.now += 1
+                mark("a")
+                clock.now += 5
+                mark("b")
+
+    assert time_turn(Twice(), 3, cpu) == {"a": 2, "b": 10}
+
+
+def test_totals_need_every_phase_in_every_round():
+    with pytest.raises(ValueError):
+        Timings({"data": [1.0, 2.0], "step": [1.0]}).total()
+
+
+def test_the_cuda_watch_sums_between_events(clock, monkeypatch):
+    """On fakes: an event holds the stream's time at its place; nothing is read before the device has finished."""
+    calls = []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self, stream):
+            self.at = clock.now
+            calls.append(f"record on {stream}")
+
+        def elapsed_time(self, later):
+            calls.append("read")
+            return 1000 * (later.at - self.at)
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: calls.append("synchronize"))
+    work = Work("work", clock, {"data": 1.0, "step": 10.0}, [])
+    assert time_turn(work, 2, torch.device("cuda:0")) == pytest.approx({"data": 1.5, "step": 15.0})
+    assert calls == ["synchronize", *["record on stream of cuda:0"] * 5, "synchronize", *["read"] * 4]
