@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from mixfast.recipes import recipe_names
 
 ROOT = Path(__file__).parents[1]

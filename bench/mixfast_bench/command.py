@@ -159,10 +159,10 @@ def _writable(path: Path) -> Path:
 
 
 def _announce(described: dict[str, Any], console: Console) -> None:
-    operators = ", ".join(f"{name} on {kind}" for kind, name in described["operators"].items()) or "reference"
+    native = [name for name, kind in described["operators"].items() if kind == "native"]
     console.print(
         f"{described['device_name']}; threads: {described['threads']}; torch {described['versions']['torch']}; "
-        f"operators: {operators}",
+        f"native operators: {', '.join(native) or 'none'}",
         highlight=False,
     )
     load = described["load_average"]

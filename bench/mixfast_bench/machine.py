@@ -11,7 +11,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import mixfast_kernels
 import torch
 
 import mixfast
@@ -22,6 +21,7 @@ PRODUCT_SIDE = {"cpu": 2048, "cuda": 8192}
 # Far beyond the caches that this process can count on.
 COPY_BYTES = 2**28
 
+OPERATORS = "mixfast::"
 PACKAGES = ("torchvision", "numpy", "triton")
 ENVIRONMENT = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_PROC_BIND", "KMP_AFFINITY", "MIXFAST_BACKEND", "LD_PRELOAD")
 
@@ -132,6 +132,17 @@ def load_average() -> float | None:
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
+def operators(device: torch.device) -> dict[str, str]:
+    """Which implementation torch's dispatcher runs for each operator of mixfast on this device: native or reference.
+
+    A kernel for one device is native; the reference stands behind it for all.
+    """
+    key = device.type.upper()
+    names = sorted(name for name in torch._C._dispatch_get_all_op_names() if name.startswith(OPERATORS))
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    return {name.removeprefix(OPERATORS): "native" if has_kernel(name, key) else "reference" for name in names}
+
+
 def describe(device: torch.device) -> dict[str, Any]:
     """Everything about machine and software that timings depend on, for the record."""
     versions = {"python": platform.python_version(), "mixfast": mixfast.__version__, "torch": str(torch.__version__)}
@@ -150,7 +161,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "load_average": load_average(),
         "platform": platform.platform(),
         "versions": versions,
-        "operators": {kind: backend.name for kind, backend in mixfast_kernels.backends().items()},
+        "operators": operators(device),
         "torch": {
             "mkldnn": torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled,
             "float32_matmul_precision": torch.get_float32_matmul_precision(),

@@ -1,7 +1,7 @@
 """The opponent: Cut-MixMo written the straightforward way, as one does without mixfast, and as fast as that way allows.
 
-Written from METHODS 2, 4 and 7. One image after the other is cropped, flipped and normalised on the host, as in the
-``__getitem__`` of a data set (in NumPy, several times faster at this than Pillow with torchvision's transforms); masks
+Written from METHODS 2, 4 and 7. One image after the other is cropped, flipped and normalised on the host by
+torchvision's transforms, as the ``__getitem__`` of a torchvision data set does, with torch's global generator; masks
 are drawn one by one and stored whole; labels are one-hot; the network is eager, in PyTorch's default memory layout,
 encodes both images everywhere and mixes with floating-point masks; the optimiser is torch's default. There are no
 loader processes: on a CPU they would take their time from the training itself.
@@ -15,8 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision import transforms
 
 from mixfast.config import Config
 from mixfast.data import ImageSet
@@ -61,10 +63,15 @@ class PlainLoader:
         self.images = data.images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
         self.labels = data.labels.cpu()
         self.num_classes = data.num_classes
-        self.mean = torch.tensor(data.mean).view(-1, 1, 1)
-        self.std = torch.tensor(data.std).view(-1, 1, 1)
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomCrop(data.image_shape, padding=config.data.pad),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize(data.mean, data.std),
+            ]
+        )
         self.grid = grid
-        self.pad = config.data.pad
         self.distinct = config.training.batch_size // config.data.repetition
         self.repetition = config.data.repetition
         self.method = config.method
@@ -115,16 +122,7 @@ class PlainLoader:
 
     def augmented(self, index: int) -> Tensor:
         """One image, float32 [c, H, W]: padded, cropped at random, flipped with probability one half, normalised."""
-        image, pad = self.images[index], self.pad
-        height, width, channels = image.shape
-        canvas = np.zeros((height + 2 * pad, width + 2 * pad, channels), dtype=np.uint8)
-        canvas[pad : pad + height, pad : pad + width] = image
-        top, left = self.rng.integers(2 * pad + 1, size=2)
-        window = canvas[top : top + height, left : left + width]
-        if self.rng.random() < 0.5:
-            window = window[:, ::-1]
-        pixels = torch.from_numpy(np.ascontiguousarray(window.transpose(2, 0, 1)))
-        return pixels.float().div_(255).sub_(self.mean).div_(self.std)
+        return self.transform(Image.fromarray(self.images[index].squeeze()))
 
     def one_hot(self, indices: np.ndarray) -> Tensor:
         """Float32 [B, K]."""

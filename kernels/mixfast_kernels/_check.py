@@ -11,7 +11,11 @@ FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def check_tensor(
-    value: object, name: str, shape: Sequence[int | str], dtypes: Sequence[torch.dtype], device: torch.device | None = None
+    value: object,
+    name: str,
+    shape: Sequence[int | str],
+    dtypes: Sequence[torch.dtype],
+    device: torch.device | None = None,
 ) -> None:
     """Refuses anything but a tensor of this shape (a letter stands for any size), one of these dtypes, on this device.
 
@@ -25,7 +29,7 @@ def check_tensor(
     if value.dtype not in dtypes:
         raise TypeError(f"{name} must be {_wanted(shape, dtypes)}, got {value.dtype}")
     fits = value.dim() == len(shape) and all(
-        isinstance(want, str) or size == want for size, want in zip(value.shape, shape)
+        isinstance(want, str) or size == want for size, want in zip(value.shape, shape, strict=True)
     )
     if not fits:
         raise ValueError(f"{name} must be {_wanted(shape, dtypes)}, got shape {tuple(value.shape)}")

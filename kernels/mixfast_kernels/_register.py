@@ -97,11 +97,12 @@ def _one_by_one(op: torch._ops.OpOverload) -> Callable[..., Any]:
 
     def rule(info: Any, in_dims: Sequence[Any], *args: Any) -> tuple[Any, Any]:
         results = [
-            op(*(a.select(d, i) if isinstance(d, int) else a for a, d in zip(args, in_dims))) for i in range(info.batch_size)
+            op(*(a.select(d, i) if isinstance(d, int) else a for a, d in zip(args, in_dims, strict=True)))
+            for i in range(info.batch_size)
         ]
         if isinstance(results[0], Tensor):
             return torch.stack(results), 0
-        stacked = tuple(torch.stack(parts) for parts in zip(*results))
+        stacked = tuple(torch.stack(parts) for parts in zip(*results, strict=True))
         return stacked, (0,) * len(stacked)
 
     return rule
@@ -117,12 +118,12 @@ def _gradient_through(reference: Callable[..., Any]) -> Callable[..., Any]:
     def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
         with torch.enable_grad():
             args = list(ctx.rest)
-            for position, tensor in zip(ctx.positions, ctx.saved_tensors):
+            for position, tensor in zip(ctx.positions, ctx.saved_tensors, strict=True):
                 # A view is a node of its own: the gradient stops there, and a further derivative goes on.
                 args[position] = tensor.view_as(tensor) if ctx.needs_input_grad[position] else tensor
             outputs = reference(*args)
             outputs = (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
-            used = [(o, g) for o, g in zip(outputs, grad_outputs) if o.requires_grad and g is not None]
+            used = [(o, g) for o, g in zip(outputs, grad_outputs, strict=True) if o.requires_grad and g is not None]
         wanted = [i for i in ctx.positions if ctx.needs_input_grad[i]]
         grads: list[Tensor | None] = [None] * len(args)
         if used:
@@ -133,7 +134,7 @@ def _gradient_through(reference: Callable[..., Any]) -> Callable[..., Any]:
                 allow_unused=True,
                 create_graph=torch.is_grad_enabled(),
             )
-            for position, gradient in zip(wanted, found):
+            for position, gradient in zip(wanted, found, strict=True):
                 grads[position] = gradient
         return tuple(grads)
 

@@ -8,7 +8,6 @@ once, thesis 2.1 and A.1.3.1), then normalised.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +19,9 @@ from mixfast_kernels.mixing import Mixing, check_mixing
 OUTPUT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.uint8)
 
 
-def _gathered(pixels: Tensor, size: tuple[int, int], index: Tensor, crop: Tensor, flip: Tensor | None, pad: int, out: list[int]) -> Tensor:
+def _gathered(
+    pixels: Tensor, size: tuple[int, int], index: Tensor, crop: Tensor, flip: Tensor | None, pad: int, out: list[int]
+) -> Tensor:
     """One source of every sample: ``[U * H * W, c]`` uint8 to ``[B, h, w, c]`` uint8, black outside the image."""
     height, width = size
     rows = crop[:, :1] - pad + torch.arange(out[0], device=pixels.device)

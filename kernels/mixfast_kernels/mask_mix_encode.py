@@ -108,7 +108,17 @@ def mask_mix_encode_backward_reference(
         grad_encoded = grad * (scale * weights[:, i])[:, None]
         mask = [wants_images, True, bias is not None]
         grad_slot, part, bias_part = torch.ops.aten.convolution_backward(
-            grad_encoded, slot, weight[encoder], [weight.shape[1]], [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1, mask
+            grad_encoded,
+            slot,
+            weight[encoder],
+            [weight.shape[1]],
+            [stride] * 2,
+            [padding] * 2,
+            [1, 1],
+            False,
+            [0, 0],
+            1,
+            mask,
         )
         grad_weight[encoder] = part if grad_weight[encoder] is None else grad_weight[encoder] + part
         if bias is not None:

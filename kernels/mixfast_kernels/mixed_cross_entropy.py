@@ -104,9 +104,7 @@ def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     if torch.is_grad_enabled() and logits.requires_grad:
         # A second derivative also flows through the log-normaliser, which the forward pass gave as a constant.
         log_normaliser = logits.to(log_normaliser.dtype).logsumexp(2)
-    grads = _mixed_cross_entropy_backward(
-        grad, logits, log_normaliser, target, weight, other, share, ctx.smoothing
-    )
+    grads = _mixed_cross_entropy_backward(grad, logits, log_normaliser, target, weight, other, share, ctx.smoothing)
     return grads[0], None, grads[1], None, grads[2] if share is not None else None, None
 
 

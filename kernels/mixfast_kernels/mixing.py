@@ -198,7 +198,6 @@ def _nearest_source(source: int, target: int, device: torch.device) -> Tensor:
     return (2 * torch.arange(target, device=device) + 1) * source // (2 * target)
 
 
-
 def check_mixing(value: object, name: str, batch: int, grid: tuple[int, int] | None, device: torch.device) -> None:
     """Refuses anything but a ``Mixing`` for this batch, grid (None: any) and device."""
     if not isinstance(value, Mixing):

@@ -111,7 +111,15 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 def _flops(
-    tokens: tuple[int, ...], inside: Any, outside: Any, box: Any, bitmap: Any, bias: tuple[int, ...], weight: Any, *_: Any, **__: Any
+    tokens: tuple[int, ...],
+    inside: Any,
+    outside: Any,
+    box: Any,
+    bitmap: Any,
+    bias: tuple[int, ...],
+    weight: Any,
+    *_: Any,
+    **__: Any,
 ) -> int:
     batch, count, width = tokens
     per_token = 2 * bias[0] * width * (1 if weight is None else width)

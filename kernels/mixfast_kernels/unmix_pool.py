@@ -114,7 +114,9 @@ def _flops(features: tuple[int, ...], inside: tuple[int, ...], *_: Any, **__: An
     return 2 * batch * inside[1] * channels * height * width
 
 
-def _backward_flops(grad: tuple[int, ...], features: tuple[int, ...], inside: tuple[int, ...], *_: Any, **__: Any) -> int:
+def _backward_flops(
+    grad: tuple[int, ...], features: tuple[int, ...], inside: tuple[int, ...], *_: Any, **__: Any
+) -> int:
     return 2 * _flops(features, inside)
 
 

@@ -52,10 +52,16 @@ def _devices() -> Iterator[tuple[str, bool, str]]:
     yield "cpu", True, f"{torch.get_num_threads()} threads on {cores} cores, {capability}"
     if not torch.cuda.is_available():
         built = torch.version.cuda
-        yield "cuda", False, f"torch is built for CUDA {built} but finds no usable GPU" if built else "a torch without CUDA"
+        yield (
+            "cuda",
+            False,
+            f"torch is built for CUDA {built} but finds no usable GPU" if built else "a torch without CUDA",
+        )
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
-        detail = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, sm_{properties.major}{properties.minor}"
+        detail = (
+            f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, sm_{properties.major}{properties.minor}"
+        )
         yield f"cuda:{index}", True, detail
 
 

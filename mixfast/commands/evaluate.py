@@ -20,7 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-name", metavar="NAME", help="another data set with the same classes, as cifar100-c")
     parser.add_argument("--split", default="test", help="which split (default: %(default)s)")
     parser.add_argument("--average", choices=("logits", "probabilities"), help="how subnetworks are averaged")
-    parser.add_argument("--analysis", action="store_true", help="also active filters and feature sharing (A.5.4, 3.4.1)")
+    parser.add_argument(
+        "--analysis", action="store_true", help="also active filters and feature sharing (A.5.4, 3.4.1)"
+    )
     parser.add_argument("--json", metavar="FILE", help="also write the figures to FILE")
 
 

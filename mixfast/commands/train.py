@@ -37,7 +37,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
             given = [args.recipe, *args.overrides, args.data, args.out, args.select, args.skip_corrupt or None]
             extra = [str(value) for value in given if value]
             if extra:
-                raise ValueError(f"--resume goes on with the run's own configuration and takes nothing else, got {extra}")
+                raise ValueError(
+                    f"--resume goes on with the run's own configuration and takes nothing else, got {extra}"
+                )
             config, directory = open_run(args.resume)
             finished = Session(config, directory, console).resume(stop)
         else:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from http.client import HTTPException
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from http.client import HTTPException
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from mixfast.data.errors import DataError
 from mixfast.data.paths import contents
-
 
 _allowed = ContextVar("downloads_allowed", default=True)
 

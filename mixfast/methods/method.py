@@ -64,5 +64,5 @@ class Method(ABC):
         """Which input each head learns, int64 ``[B, M]``; None: head i learns input i."""
         return None
 
-    def begin_epoch(self, network: MultiInputNetwork, moment: Moment) -> None:
+    def begin_epoch(self, network: MultiInputNetwork, moment: Moment) -> None:  # noqa: B027  (a hook, not a duty)
         """Called before the first batch of every epoch, and after a resume in the middle of one."""

@@ -36,7 +36,9 @@ def create_method(name: str, **settings: Any) -> Method:
     kind = METHODS[name]
     unknown = sorted(set(settings) - set(kind.__dataclass_fields__))
     if unknown:
-        raise ValueError(f"method {name!r} has no setting {unknown[0]!r}; it has {', '.join(kind.__dataclass_fields__)}")
+        raise ValueError(
+            f"method {name!r} has no setting {unknown[0]!r}; it has {', '.join(kind.__dataclass_fields__)}"
+        )
     method = kind(**settings)
     fits = method.num_inputs == 1 if name == "single" else method.num_inputs >= 2
     if not fits:

@@ -31,7 +31,9 @@ def should_compile(choice: str, device: torch.device, step_flops: float, steps: 
     missing = missing_compiler(device)
     if choice == "on":
         if missing:
-            raise UnavailableError(f"training.compile=on cannot work here: {missing}. Use training.compile=auto or off.")
+            raise UnavailableError(
+                f"training.compile=on cannot work here: {missing}. Use training.compile=auto or off."
+            )
         return True
     if missing:
         return False

@@ -20,7 +20,9 @@ def draw_curves(records: list[dict[str, Any]], title: str) -> Figure:
     epochs = [record["epoch"] for record in records]
     marker = "o" if len(records) == 1 else None
 
-    loss_axis.plot(epochs, [record["loss"] for record in records], color=COLOURS[0], marker=marker, label="training loss")
+    loss_axis.plot(
+        epochs, [record["loss"] for record in records], color=COLOURS[0], marker=marker, label="training loss"
+    )
     loss_axis.set(xlabel="epoch", ylabel="training loss (nats, summed over heads)")
     rate_axis = loss_axis.twinx()
     rate_axis.plot(epochs, [record["lr"] for record in records], color=COLOURS[1], linestyle=":", label="learning rate")

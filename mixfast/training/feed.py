@@ -181,7 +181,9 @@ class Feed:
         main, partner = augmented.unflatten(0, index.shape).unbind(1)
         return partner + pixel_mixing.weights()[:, :1].to(self.dtype) * (main - partner)
 
-    def _manifold_mixup(self, target: Tensor, global_step: int) -> tuple[HiddenMix | None, Tensor | None, Tensor | None]:
+    def _manifold_mixup(
+        self, target: Tensor, global_step: int
+    ) -> tuple[HiddenMix | None, Tensor | None, Tensor | None]:
         """Manifold MixUp (Verma 2019): one depth a batch, partners inside the batch; ``(None, None, None)`` for plain batches.
 
         Depth 0 mixes what enters the first stage. Where the stem is followed by nothing else (WRN, PreActResNet) that is

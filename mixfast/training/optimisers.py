@@ -31,7 +31,7 @@ def make_optimiser(config: Config, parameters: Iterable[nn.Parameter], device: t
     return torch.optim.AdamW(parameters, betas=settings.betas, fused=fused, **common)
 
 
-def _apex_optimisers():  # noqa: ANN202  (a module that is usually absent)
+def _apex_optimisers():
     """apex imports without its kernels and fails only at use, and another package has its name: look for ``amp_C``."""
     try:
         import amp_C  # noqa: F401

@@ -1,12 +1,12 @@
 """What a run leaves behind: one folder, described here and nowhere else.
 
-    config.yaml       the resolved configuration
-    metrics.jsonl     a line per evaluated epoch
-    summary.json      the final figures, written last
-    last.pt           everything a bit-exact resume needs
-    best.safetensors  the selected weights
-    curves.png        loss and accuracy over the epochs
-    events.out.*      the same for TensorBoard
+config.yaml       the resolved configuration
+metrics.jsonl     a line per evaluated epoch
+summary.json      the final figures, written last
+last.pt           everything a bit-exact resume needs
+best.safetensors  the selected weights
+curves.png        loss and accuracy over the epochs
+events.out.*      the same for TensorBoard
 """
 
 from __future__ import annotations

@@ -187,9 +187,7 @@ class Session:
         return predict_logits(network, self.splits.test, config.evaluation.batch_size)
 
     def _ensemble_summary(self, logits: list[Tensor], summaries: list[dict[str, Any] | None]) -> dict[str, Any]:
-        metrics = evaluate_logits(
-            concatenate_members(logits), self.splits.test.labels, self.config.evaluation.average
-        )
+        metrics = evaluate_logits(concatenate_members(logits), self.splits.test.labels, self.config.evaluation.average)
         done = [summary for summary in summaries if summary is not None]
         return summary_of(
             metrics,

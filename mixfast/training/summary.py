@@ -19,9 +19,7 @@ def summary_of(
     evaluations; a deep ensemble adds up its members' parameters, epochs and seconds.
     """
     values = metrics.to_dict()
-    figures = {
-        key: values[key] for key in ("top1", "top5", "nll", "nll_calibrated", "ece", "diversity", "members")
-    }
+    figures = {key: values[key] for key in ("top1", "top5", "nll", "nll_calibrated", "ece", "diversity", "members")}
     return {**figures, "params": params, "images_per_second": images_per_second, "epochs": epochs, "seconds": seconds}
 
 

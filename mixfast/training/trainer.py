@@ -332,7 +332,8 @@ class Trainer:
         if not should_compile(settings.compile, self.device, flops, self.total_steps):
             return batch_loss
         self.console.print("compiling the training step: the first steps take a minute")
-        return torch.compile(batch_loss)
+        # Shapes never change within a run; a second run in this process must not make them symbolic.
+        return torch.compile(batch_loss, dynamic=False)
 
 
 class _Clock:

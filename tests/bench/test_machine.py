@@ -52,6 +52,20 @@ def test_convolution_precision_is_put_back():
     assert torch.backends.cuda.matmul.allow_tf32 == matmul
 
 
+def test_operators_are_told_apart_by_the_dispatcher(cpu):
+    """A kernel registered for the CPU makes an operator native there, and only there."""
+    before = machine.operators(cpu)
+    assert {"mask_mix_encode", "augment", "mixed_cross_entropy_backward"} <= before.keys()
+    definition = torch.library.Library("mixfast", "FRAGMENT")
+    definition.define("bench_probe(Tensor x) -> Tensor")
+    definition.impl("bench_probe", torch.clone, "CompositeExplicitAutograd")
+    assert machine.operators(cpu) == {**before, "bench_probe": "reference"}
+    definition.impl("bench_probe", torch.clone, "CPU")
+    assert machine.operators(cpu) == {**before, "bench_probe": "native"}
+    assert machine.operators(torch.device("cuda"))["bench_probe"] == "reference"
+    definition._destroy()
+
+
 def test_the_description_is_complete_and_fits_into_json(cpu):
     described = json.loads(json.dumps(describe(cpu)))
     assert described["versions"]["torch"] == torch.__version__

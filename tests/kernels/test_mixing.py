@@ -18,7 +18,7 @@ def boxed_mixings(draw):
     height, width, batch, inputs = draw(sizes), draw(sizes), draw(st.integers(0, 3)), draw(st.integers(1, 4))
     rows = [sorted((draw(st.integers(0, height)), draw(st.integers(0, height)))) for _ in range(batch)]
     columns = [sorted((draw(st.integers(0, width)), draw(st.integers(0, width)))) for _ in range(batch)]
-    box = [[r[0], c[0], r[1], c[1]] for r, c in zip(rows, columns)]
+    box = [[r[0], c[0], r[1], c[1]] for r, c in zip(rows, columns, strict=True)]
     generator = torch.Generator().manual_seed(draw(st.integers(0, 1000)))
     zone_weights = torch.rand(2, batch, inputs, generator=generator, dtype=torch.float64)
     return Mixing(*zone_weights, (height, width), box=torch.tensor(box, dtype=torch.int32).view(batch, 4))

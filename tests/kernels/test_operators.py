@@ -161,7 +161,7 @@ def present(case):
 
     def function(*tensors):
         arguments = [None] * len(case.inputs)
-        for position, tensor in zip(held, tensors):
+        for position, tensor in zip(held, tensors, strict=True):
             arguments[position] = tensor
         return case.call(*arguments)
 
@@ -247,7 +247,7 @@ def test_strided_and_expanded_inputs_and_gradients(name):
     expanded = torch.ones((), dtype=result.dtype).expand_as(result)
     contiguous = expanded.contiguous()
     for got, want in zip(
-        torch.autograd.grad(result, strided, expanded), torch.autograd.grad(expected, tensors, contiguous)
+        torch.autograd.grad(result, strided, expanded), torch.autograd.grad(expected, tensors, contiguous), strict=True
     ):
         torch.testing.assert_close(got, want)
 
@@ -287,8 +287,12 @@ def test_encoding_output_is_channels_last_and_uint8_images_are_normalised():
     mean, std = (0.4, 0.5), (0.25, 0.2)
     result = mk.mask_mix_encode(images, weight, mixing, mean=mean, std=torch.tensor(std, dtype=DOUBLE))
     assert result.is_contiguous(memory_format=torch.channels_last)
-    normalised = (images.double() / 255 - torch.tensor(mean)[:, None, None].double()) / torch.tensor(std).double()[:, None, None]
-    torch.testing.assert_close(result, torch.nn.functional.conv2d(normalised, weight[0], padding=1), rtol=1e-6, atol=1e-6)
+    normalised = (images.double() / 255 - torch.tensor(mean)[:, None, None].double()) / torch.tensor(std).double()[
+        :, None, None
+    ]
+    torch.testing.assert_close(
+        result, torch.nn.functional.conv2d(normalised, weight[0], padding=1), rtol=1e-6, atol=1e-6
+    )
 
 
 def test_pooling_resamples_a_mix_from_another_grid(mixing_of):
@@ -314,7 +318,7 @@ def test_augment_is_that_of_the_naive_form(sources, zone, pad, out_size):
     batch = 4
     index = randint(5, batch, sources, seed=3)
     crop = torch.stack(
-        [randint(side + 2 * pad - out + 1, batch, sources, seed=4) for side, out in zip((6, 5), out_size)], -1
+        [randint(side + 2 * pad - out + 1, batch, sources, seed=4) for side, out in zip((6, 5), out_size, strict=True)], -1
     )
     flip = randint(2, batch, sources, seed=5).bool()
     mixing = draw_mixing(zone, batch, sources, out_size) if sources > 1 else None

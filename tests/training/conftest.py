@@ -8,12 +8,19 @@ import warnings
 
 import pytest
 import torch
+from rich.console import Console
+
 from mixfast.recipes import load_recipe
 from mixfast.training.run_directory import RunDirectory
 from mixfast.training.session import Session
-from rich.console import Console
 
-SMALL = ("model.name=wrn10-1", "baseline=false", "schedule.epochs=3", "schedule.decay_epochs=[2]", "training.compile=off")
+SMALL = (
+    "model.name=wrn10-1",
+    "baseline=false",
+    "schedule.epochs=3",
+    "schedule.decay_epochs=[2]",
+    "training.compile=off",
+)
 
 
 class StopAfter:
@@ -65,7 +72,9 @@ def final_state(path):
     run = RunDirectory(path)
     state = torch.load(run.last, weights_only=True)
     summary = {k: v for k, v in json.loads(run.summary_file.read_text()).items() if "second" not in k}
-    tensors = {f"{part}.{name}": value for part in ("network", "average") for name, value in (state[part] or {}).items()}
+    tensors = {
+        f"{part}.{name}": value for part in ("network", "average") for name, value in (state[part] or {}).items()
+    }
     for number, slots in state["optimiser"]["state"].items():
         tensors |= {f"optimiser.{number}.{name}": value for name, value in slots.items()}
     return tensors, state["rng"], timeless(run), summary, run.best.read_bytes()
@@ -76,7 +85,9 @@ def assert_same_run(first, second):
     other_tensors, other_rng, other_metrics, other_summary, other_best = final_state(second)
     assert tensors.keys() == other_tensors.keys()
     differing = [
-        name for name, value in tensors.items() if not torch.equal(torch.as_tensor(value), torch.as_tensor(other_tensors[name]))
+        name
+        for name, value in tensors.items()
+        if not torch.equal(torch.as_tensor(value), torch.as_tensor(other_tensors[name]))
     ]
     assert not differing
     assert torch.equal(rng, other_rng)

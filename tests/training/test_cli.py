@@ -6,6 +6,7 @@ import json
 
 import pytest
 from conftest import SMALL
+
 from mixfast import cli
 
 

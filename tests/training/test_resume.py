@@ -11,6 +11,7 @@ import time
 
 import pytest
 from conftest import SMALL, assert_same_run
+
 from mixfast.training.checkpoint import CheckpointError
 from mixfast.training.run_directory import RunDirectory
 from mixfast.training.session import open_run
@@ -67,7 +68,9 @@ def test_stopped_anywhere_and_resumed_equals_never_stopped(variant, small_config
 
 
 def test_a_deep_ensemble_and_its_baseline_resume_where_they_were(small_config, run_session, tmp_path):
-    config = small_config("ensemble.members=2", "schedule.epochs=1", "schedule.decay_epochs=[]", "schedule.warmup_epochs=0")
+    config = small_config(
+        "ensemble.members=2", "schedule.epochs=1", "schedule.decay_epochs=[]", "schedule.warmup_epochs=0"
+    )
     assert run_session(config, tmp_path / "whole")
     path = tmp_path / "parts"
     assert not run_session(config, path, stop_after=90)  # inside the second member
@@ -125,7 +128,9 @@ def test_resuming_refuses_another_configuration_and_other_data(small_config, run
     run_session(small_config(), path, stop_after=20)
     config_file = RunDirectory(path).config_file
     original = config_file.read_text()
-    config_file.write_text(original.replace("lr: 0.8", "lr: 0.7") if "lr: 0.8" in original else original.replace("seed: 0", "seed: 1"))
+    config_file.write_text(
+        original.replace("lr: 0.8", "lr: 0.7") if "lr: 0.8" in original else original.replace("seed: 0", "seed: 1")
+    )
     with pytest.raises(CheckpointError, match="another configuration"):
         run_session(open_run(path)[0], path, resume=True)
     config_file.write_text(original)

@@ -8,6 +8,8 @@ import math
 
 import pytest
 import torch
+from PIL import Image
+
 from mixfast.errors import UnavailableError
 from mixfast.methods import create_model
 from mixfast.training import checkpoint, compiling, optimisers
@@ -16,7 +18,6 @@ from mixfast.training.checkpoint import CheckpointError, load_weights
 from mixfast.training.run_directory import RunDirectory, RunError
 from mixfast.training.session import resolve_device
 from mixfast.training.trainer import DivergedError
-from PIL import Image
 
 SUMMARY_KEYS = {
     "top1", "top5", "nll", "nll_calibrated", "ece", "diversity", "members", "params", "images_per_second", "epochs", "seconds",
@@ -80,7 +81,9 @@ def test_the_moving_average_is_what_is_evaluated(small_config, run_session, tmp_
 
 
 def test_a_loss_that_is_not_finite_names_step_checkpoint_and_remedy(small_config, run_session, tmp_path):
-    config = small_config("optimizer.lr=100", "optimizer.weight_decay=1", "training.log_every=1", "schedule.warmup_epochs=0")
+    config = small_config(
+        "optimizer.lr=100", "optimizer.weight_decay=1", "training.log_every=1", "schedule.warmup_epochs=0"
+    )
     with pytest.raises(DivergedError, match=r"step \d+ .* is of step 0\. Try a lower optimizer\.lr"):
         run_session(config, tmp_path / "run")
     state = torch.load(RunDirectory(tmp_path / "run").last, weights_only=True)
