@@ -6,6 +6,7 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 # Okabe and Ito's palette: distinct to the colour-blind.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
@@ -49,5 +50,6 @@ def draw_curves(records: list[dict[str, Any]], title: str) -> Figure:
     accuracy_axis.set(xlabel="epoch", ylabel=f"top-1 accuracy on {records[-1]['split']} (%)")
     accuracy_axis.legend(frameon=False, loc="lower right")
     for axis in (loss_axis, accuracy_axis):
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.spines[["top"]].set_visible(False)
     return figure

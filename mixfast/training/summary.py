@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from mixfast.config import Config
@@ -25,16 +26,16 @@ def summary_of(
 
 def summary_table(config: Config, summary: dict[str, Any], baseline: dict[str, Any] | None, split: str) -> Table:
     """The ensemble, each subnetwork, and the plain network trained beside it where there is one."""
-    table = Table(title=f"{config.about.title}: {config.data.name}, {split} split")
-    table.add_column("")
-    for heading in ("top-1 %", "top-5 %", "NLL", "NLLc", "ECE %", "d_re", "parameters", "samples/s", "seconds"):
-        table.add_column(heading, justify="right")
+    table = Table(title=f"{config.about.title} ({split} split)", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True)
+    for heading in ("top-1 %", "NLL", "NLLc", "ECE %", "d_re", "params", "samples/s"):
+        table.add_column(heading, justify="right", no_wrap=True)
     members = summary["members"]
     table.add_row("ensemble" if len(members) > 1 else "network", *_cells(summary))
     for number, top1 in enumerate(members if len(members) > 1 else [], 1):
         table.add_row(f"  subnetwork {number}", f"{100 * top1:.2f}")
     if baseline is not None:
-        table.add_row("plain network, same steps", *_cells(baseline), style="dim")
+        table.add_row("plain, same steps", *_cells(baseline), style="dim")
     return table
 
 
@@ -45,12 +46,10 @@ def _cells(summary: dict[str, Any]) -> list[str]:
 
     return [
         number("top1", ".2f", 100),
-        number("top5", ".2f", 100),
-        number("nll", ".4f"),
-        number("nll_calibrated", ".4f"),
+        number("nll", ".3f"),
+        number("nll_calibrated", ".3f"),
         number("ece", ".2f", 100),
         number("diversity", ".3f"),
-        f"{summary['params']:,}",
+        f"{summary['params'] / 1e6:.2f} M",
         number("images_per_second", ",.0f"),
-        number("seconds", ".1f"),
     ]

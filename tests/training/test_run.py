@@ -42,7 +42,7 @@ def test_a_run_directory_holds_what_it_promises(small_config, run_session, conso
     steps = [torch.load(r.last, weights_only=True)["position"]["step"] for r in (run, plain)]
     assert steps[0] == steps[1]
     table = console.file.getvalue()
-    assert "subnetwork 2" in table and "plain network, same steps" in table
+    assert "subnetwork 2" in table and "plain, same steps" in table
 
 
 def test_eval_repeats_the_summary_and_joins_runs_into_an_ensemble(small_config, run_session, tmp_path):
