@@ -360,5 +360,5 @@ def _epoch_line(record: dict[str, Any], epochs: int) -> str:
     parts = f" ({', '.join(f'{100 * top1:.2f}' for top1 in members)})" if len(members) > 1 else ""
     return (
         f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}  loss {record['loss']:.4f}  lr {record['lr']:.3g}  "
-        f"{record['split']} top1 {100 * record['top1']:.2f}{parts}  {record['images_per_second']:,.0f} samples/s"
+        f"{record['split']} top1 {100 * record['top1']:.2f}{parts}  {record['images_per_second']:,.0f}/s"
     )
