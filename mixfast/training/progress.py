@@ -18,14 +18,13 @@ class TrainingProgress:
             BarColumn(),
             TaskProgressColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]:,.0f} samples/s"),
-            TextColumn("loss {task.fields[loss]:.3f}"),
+            TextColumn("{task.fields[figures]}"),
             TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,
             transient=True,
         )
-        self._task = self._bar.add_task(title, total=total_steps, completed=done, rate=0.0, loss=float("nan"))
+        self._task = self._bar.add_task(title, total=total_steps, completed=done, figures="")
 
     def __enter__(self) -> TrainingProgress:
         self._bar.start()
@@ -41,7 +40,7 @@ class TrainingProgress:
 
     def show(self, rate: float, loss: float) -> None:
         """Figures known at a logging interval: samples a second and the mean loss."""
-        self._bar.update(self._task, rate=rate, loss=loss)
+        self._bar.update(self._task, figures=f"{rate:,.0f} samples/s  loss {loss:.3f}")
 
     def line(self, text: str) -> None:
         self.console.print(text, highlight=False)
