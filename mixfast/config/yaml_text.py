@@ -53,7 +53,8 @@ class _Dumper(yaml.SafeDumper):
     """The safe dumper, which also quotes text that only YAML 1.2 would read as a number."""
 
 
-_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, _FLOAT_FIRST)
+for _tag, _pattern, _first in _SCALARS:
+    _Dumper.add_implicit_resolver(_tag, _pattern, _first)
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:

@@ -62,7 +62,7 @@ SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False,
 
 @settings(max_examples=60, deadline=None)
 @given(st.dictionaries(TEXT, SCALARS | st.lists(SCALARS, max_size=3), max_size=4))
-@example({"\x85": "a\u2028b", "1e-3": "off", "010": "1:30"})
+@example({"\x85": "a\u2028b", "1e-3": "off", "010": "1:30", "08": "09"})
 def test_what_is_written_is_read_back_exactly(values):
     read = parse_yaml(dump_yaml(values), "test") or {}
     assert read == values

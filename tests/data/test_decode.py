@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -109,6 +110,7 @@ def test_an_error_stops_what_has_not_started() -> None:
     def work(position: int) -> None:
         if position == 3:
             raise KeyError("three")
+        time.sleep(1e-4)  # all of them would take seconds: the error is noticed long before
         done.append(position)
 
     with pytest.raises(KeyError, match="three"):
