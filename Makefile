@@ -19,7 +19,7 @@ bench: $(INSTALLED)  ## what a training step costs on this machine, with its dat
 install: $(INSTALLED)  ## make the environment and install mixfast into it, editable
 
 # torch and torchvision are named in one install, so that pip picks a pair that fits.
-$(INSTALLED): pyproject.toml
+$(INSTALLED): pyproject.toml setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet torch torchvision
 	$(BIN)/pip install --quiet --editable ".[test]"

@@ -4,6 +4,8 @@ Each operator is one file: the mathematics and its source, a reference in plain 
 torch dispatcher (fake, autograd, autocast, vmap, FLOP formula), and the public function.
 """
 
+from mixfast_kernels._backends import Backend, backends, load
+from mixfast_kernels._native import NativeUnavailable
 from mixfast_kernels.augment import augment
 from mixfast_kernels.mask_mix_encode import mask_mix_encode
 from mixfast_kernels.mixed_cross_entropy import mixed_cross_entropy
@@ -11,4 +13,17 @@ from mixfast_kernels.mixing import Mixing
 from mixfast_kernels.source_attribution import source_attribution
 from mixfast_kernels.unmix_pool import unmix_pool
 
-__all__ = ["Mixing", "augment", "mask_mix_encode", "mixed_cross_entropy", "source_attribution", "unmix_pool"]
+__all__ = [
+    "Backend",
+    "Mixing",
+    "NativeUnavailable",
+    "augment",
+    "backends",
+    "mask_mix_encode",
+    "mixed_cross_entropy",
+    "source_attribution",
+    "unmix_pool",
+]
+
+# After the modules above, which define the operators: a native implementation goes over a definition.
+load()

@@ -46,7 +46,7 @@ def source_attribution_reference(
 
 def source_attribution_backward_reference(
     grad: Tensor,
-    tokens: Tensor,
+    tokens: Tensor | None,
     inside: Tensor,
     outside: Tensor,
     box: Tensor | None,
@@ -54,29 +54,36 @@ def source_attribution_backward_reference(
     bias: Tensor,
     weight: Tensor | None,
     grid: list[int],
+    zones: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of tokens, inside, outside, bias and weight; that of an absent weight is empty."""
-    sums = torch.promote_types(tokens.dtype, torch.float32)
-    mixing = Mixing(inside, outside, (grid[0], grid[1]), box, bitmap)
-    weights = mixing.weights().flatten(2).to(sums)
-    wide = grad.to(sums)
-    grad_tokens = wide
-    grad_bias = torch.einsum("bmn,bnd->md", weights, wide)
-    grad_weights = torch.einsum("bnd,md->bmn", wide, bias.to(sums))
-    parts, encoded_parts = [], []
-    if weight is not None:
-        for source in range(bias.shape[0]):
-            matrix = weight[source].to(tokens.dtype)
-            weighted = weights[:, source, :, None] * wide
-            grad_tokens = grad_tokens + (weighted.to(tokens.dtype) @ matrix).to(sums)
-            parts.append(weighted.to(tokens.dtype).flatten(0, 1).T @ tokens.flatten(0, 1))
-            encoded_parts.append(((tokens @ matrix.T).to(sums) * wide).sum(2))
-        grad_weights = grad_weights + torch.stack(encoded_parts, 1)
-    grad_inside, grad_outside = zone_gradients(mixing, grad_weights.unflatten(2, mixing.grid).to(inside.dtype))
-    grad_weight = torch.stack(parts).to(weight.dtype) if weight is not None else tokens.new_empty(0)
-    # A fresh tensor always: an operator must not return one of its inputs.
-    grad_tokens = grad_tokens.to(tokens.dtype) if weight is not None else grad.to(tokens.dtype, copy=True)
-    return grad_tokens, grad_inside, grad_outside, grad_bias.to(bias.dtype), grad_weight
+    """Gradients of tokens, inside, outside, bias and weight; empty for an absent weight and where not wanted (``zones``).
+
+    Without a weight (embedding) the tokens are not needed, and the gradient of the tokens is ``grad`` itself: it is not
+    returned, an empty tensor stands for it.
+    """
+    with torch.autocast(grad.device.type, enabled=False):
+        sums = torch.promote_types(grad.dtype, torch.float32)
+        mixing = Mixing(inside, outside, (grid[0], grid[1]), box, bitmap)
+        weights = mixing.weights().flatten(2).to(sums)
+        wide = grad.to(sums)
+        grad_bias = torch.einsum("bmn,bnd->md", weights, wide).to(bias.dtype)
+        grad_weights = torch.einsum("bnd,md->bmn", wide, bias.to(sums)) if zones else None
+        grad_tokens, grad_weight = grad.new_empty(0), grad.new_empty(0)
+        if weight is not None and tokens is not None:
+            grad_tokens, parts = wide, []
+            for source in range(bias.shape[0]):
+                matrix = weight[source].to(tokens.dtype)
+                weighted = (weights[:, source, :, None] * wide).to(tokens.dtype)
+                grad_tokens = grad_tokens + (weighted @ matrix).to(sums)
+                parts.append(weighted.flatten(0, 1).T @ tokens.flatten(0, 1))
+            grad_tokens, grad_weight = grad_tokens.to(tokens.dtype), torch.stack(parts).to(weight.dtype)
+            if grad_weights is not None:
+                encoded = torch.einsum("bnk,mdk->bmnd", tokens, weight.to(tokens.dtype))
+                grad_weights = grad_weights + (encoded.to(sums) * wide[:, None]).sum(3)
+        grad_inside, grad_outside = inside.new_empty(0), outside.new_empty(0)
+        if grad_weights is not None:
+            grad_inside, grad_outside = zone_gradients(mixing, grad_weights.unflatten(2, mixing.grid).to(inside.dtype))
+        return grad_tokens, grad_inside, grad_outside, grad_bias, grad_weight
 
 
 def _fake(tokens: Tensor, *_: Any) -> Tensor:
@@ -85,7 +92,7 @@ def _fake(tokens: Tensor, *_: Any) -> Tensor:
 
 def _backward_fake(
     grad: Tensor,
-    tokens: Tensor,
+    tokens: Tensor | None,
     inside: Tensor,
     outside: Tensor,
     box: Tensor | None,
@@ -93,21 +100,29 @@ def _backward_fake(
     bias: Tensor,
     weight: Tensor | None,
     grid: list[int],
+    zones: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    grad_weight = tokens.new_empty(0) if weight is None else weight.new_empty(weight.shape)
-    grad_tokens = tokens.new_empty(tokens.shape)
-    return grad_tokens, torch.empty_like(inside), torch.empty_like(outside), bias.new_empty(bias.shape), grad_weight
+    grad_tokens = grad.new_empty(0 if weight is None else grad.shape)
+    grad_zones = tuple(value.new_empty(value.shape if zones else 0) for value in (inside, outside))
+    grad_weight = grad.new_empty(0) if weight is None else weight.new_empty(weight.shape)
+    return grad_tokens, *grad_zones, bias.new_empty(bias.shape), grad_weight
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:-1])
-    ctx.grid = inputs[-1]
+    tokens, *rest, ctx.grid = inputs
+    # The embedding's gradients need no tokens: they are not kept alive for it.
+    ctx.save_for_backward(tokens if rest[-1] is not None else None, *rest)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    tokens, inside, outside, box, bitmap, bias, weight = ctx.saved_tensors
-    grads = _source_attribution_backward(grad, tokens, inside, outside, box, bitmap, bias, weight, ctx.grid)
-    return grads[0], grads[1], grads[2], None, None, grads[3], grads[4] if weight is not None else None, None
+    # Training never asks for the gradients of the mix itself, which cost a product for every source.
+    zones = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
+    saved = ctx.saved_tensors
+    grads = _source_attribution_backward(grad, *saved, ctx.grid, zones)
+    grad_zones = grads[1:3] if zones else (None, None)
+    if saved[-1] is None:
+        return grad, *grad_zones, None, None, grads[3], None, None
+    return grads[0], *grad_zones, None, None, grads[3], grads[4], None
 
 
 def _flops(
@@ -126,20 +141,21 @@ def _flops(
     return batch * count * per_token
 
 
-def _backward_flops(grad: tuple[int, ...], *args: Any, **kwargs: Any) -> int:
-    return 2 * _flops(*args)
+def _backward_flops(grad: tuple[int, ...], tokens: Any, *args: Any, **kwargs: Any) -> int:
+    return 2 * _flops(grad, *args)
 
 
-_ARGUMENTS = "Tensor tokens, Tensor inside, Tensor outside, Tensor? box, Tensor? bitmap, Tensor bias, Tensor? weight, SymInt[] grid"
+_MIX = "Tensor inside, Tensor outside, Tensor? box, Tensor? bitmap"
 _source_attribution_backward = register_op(
-    f"source_attribution_backward(Tensor grad, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    f"source_attribution_backward(Tensor grad, Tensor? tokens, {_MIX}, Tensor bias, Tensor? weight, SymInt[] grid, bool zones)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     source_attribution_backward_reference,
     _backward_fake,
     differentiable_reference=True,
     flops=_backward_flops,
 )
 _source_attribution = register_op(
-    f"source_attribution({_ARGUMENTS}) -> Tensor",
+    f"source_attribution(Tensor tokens, {_MIX}, Tensor bias, Tensor? weight, SymInt[] grid) -> Tensor",
     source_attribution_reference,
     _fake,
     setup_context=_setup_context,

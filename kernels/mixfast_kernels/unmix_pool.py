@@ -4,7 +4,7 @@
 
 ``u_m`` is input m's weight w_m on the feature grid, faded: ``u = w + fade * (1 - w)`` (thesis 3.4.2, Algorithm A.7).
 With ``channels=n`` only the first n channels are unmixed; the others are plainly averaged (partial unmixing).
-The BN-affine and ReLU in front are optional.
+The BN-affine and ReLU in front are optional. The mix may live on another grid than the features: it is resampled by area.
 """
 
 from __future__ import annotations
@@ -17,6 +17,13 @@ from torch import Tensor
 from mixfast_kernels._check import FLOATS, check_tensor
 from mixfast_kernels._register import register_op
 from mixfast_kernels.mixing import Mixing, check_mixing, zone_gradients
+
+
+def _mix_on_features(
+    features: Tensor, inside: Tensor, outside: Tensor, box: Tensor | None, bitmap: Tensor | None, grid: list[int]
+) -> Mixing:
+    mixing = Mixing(inside, outside, (int(grid[0]), int(grid[1])), box, bitmap)
+    return mixing.resized((features.shape[2], features.shape[3]))
 
 
 def _activated(features: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
@@ -36,14 +43,16 @@ def unmix_pool_reference(
     scale: Tensor | None,
     shift: Tensor | None,
     channels: int,
+    grid: list[int],
 ) -> Tensor:
-    """Plain PyTorch: ``[B, C, h, w]`` to ``[B, M, C]``, in the dtype of ``features``."""
-    size = (features.shape[2], features.shape[3])
-    values = _activated(features, scale, shift).flatten(2)
-    weights = Mixing(inside, outside, size, box, bitmap).weights().to(values.dtype).flatten(2)
-    unmixed = weights @ values[:, :channels].transpose(1, 2) / (size[0] * size[1])
-    averaged = values[:, channels:].mean(2)[:, None].expand(-1, inside.shape[1], -1)
-    return torch.cat((unmixed, averaged), 2).to(features.dtype)
+    """Plain PyTorch: ``[B, C, h, w]`` to ``[B, M, C]``, in the dtype of ``features``; box and bitmap are on ``grid``."""
+    with torch.autocast(features.device.type, enabled=False):
+        values = _activated(features, scale, shift).flatten(2)
+        mixing = _mix_on_features(features, inside, outside, box, bitmap, grid)
+        weights = mixing.weights().to(values.dtype).flatten(2)
+        unmixed = weights @ values[:, :channels].transpose(1, 2) / values.shape[2]
+        averaged = values[:, channels:].mean(2)[:, None].expand(-1, inside.shape[1], -1)
+        return torch.cat((unmixed, averaged), 2).to(features.dtype)
 
 
 def unmix_pool_backward_reference(
@@ -56,26 +65,41 @@ def unmix_pool_backward_reference(
     scale: Tensor | None,
     shift: Tensor | None,
     channels: int,
+    grid: list[int],
+    zones: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of features, inside, outside, scale and shift; those of absent arguments are empty."""
-    size = (features.shape[2], features.shape[3])
-    values = _activated(features, scale, shift)
-    mixing = Mixing(inside, outside, size, box, bitmap)
-    weights = mixing.weights().to(values.dtype).flatten(2)
-    grad = grad.to(values.dtype) / (size[0] * size[1])
-    grad_unmixed = grad[:, :, :channels].transpose(1, 2) @ weights
-    grad_averaged = grad[:, :, channels:].sum(1)[:, :, None].expand(-1, -1, size[0] * size[1])
-    grad_values = torch.cat((grad_unmixed, grad_averaged), 1).unflatten(2, size)
-    grad_weights = (grad[:, :, :channels] @ values[:, :channels].flatten(2)).unflatten(2, size)
-    grad_inside, grad_outside = zone_gradients(mixing, grad_weights.to(inside.dtype))
-    if scale is None or shift is None:
-        nothing = (features.new_empty(0), features.new_empty(0))
-        return grad_values.to(features.dtype), grad_inside, grad_outside, *nothing
-    grad_values = grad_values * (values > 0)
-    grad_scale = (grad_values * features.to(values.dtype)).sum((0, 2, 3)).to(scale.dtype)
-    grad_shift = grad_values.sum((0, 2, 3)).to(shift.dtype)
-    grad_features = (grad_values * scale.to(values.dtype)[:, None, None]).to(features.dtype)
-    return grad_features, grad_inside, grad_outside, grad_scale, grad_shift
+    """Gradients of features, inside, outside, scale and shift; empty for what is absent, or not wanted (``zones``).
+
+    That of the features lies in memory as the features do (channels-last or contiguous).
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        values = _activated(features, scale, shift)
+        positions = values.shape[2] * values.shape[3]
+        mixing = _mix_on_features(features, inside, outside, box, bitmap, grid)
+        weights = mixing.weights().to(values.dtype).flatten(2)
+        grad = grad.to(values.dtype) / positions
+        grad_unmixed = grad[:, :, :channels].transpose(1, 2) @ weights
+        grad_averaged = grad[:, :, channels:].sum(1)[:, :, None].expand(-1, -1, positions)
+        grad_values = torch.cat((grad_unmixed, grad_averaged), 1).view(values.shape)
+        grad_inside, grad_outside = inside.new_empty(0), outside.new_empty(0)
+        if zones:
+            grad_weights = (grad[:, :, :channels] @ values[:, :channels].flatten(2)).unflatten(2, values.shape[2:])
+            grad_inside, grad_outside = zone_gradients(mixing, grad_weights.to(inside.dtype))
+        grad_scale, grad_shift = features.new_empty(0), features.new_empty(0)
+        if scale is not None and shift is not None:
+            grad_values = grad_values * (values > 0)
+            grad_scale = (grad_values * features.to(values.dtype)).sum((0, 2, 3)).to(scale.dtype)
+            grad_shift = grad_values.sum((0, 2, 3)).to(shift.dtype)
+            grad_values = grad_values * scale.to(values.dtype)[:, None, None]
+        grad_features = grad_values.to(features.dtype).contiguous(memory_format=_memory_format(features))
+        return grad_features, grad_inside, grad_outside, grad_scale, grad_shift
+
+
+def _memory_format(features: Tensor) -> torch.memory_format:
+    """Channels-last where the features are that and nothing simpler."""
+    if features.is_contiguous() or not features.is_contiguous(memory_format=torch.channels_last):
+        return torch.contiguous_format
+    return torch.channels_last
 
 
 def _fake(features: Tensor, inside: Tensor, *_: Any) -> Tensor:
@@ -92,21 +116,30 @@ def _backward_fake(
     scale: Tensor | None,
     shift: Tensor | None,
     channels: int,
+    grid: list[int],
+    zones: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    affine = tuple(features.new_empty(0 if value is None else value.shape) for value in (scale, shift))
-    return features.new_empty(features.shape), torch.empty_like(inside), torch.empty_like(outside), *affine
+    grad_features = torch.empty_like(features, memory_format=_memory_format(features))
+    grad_zones = tuple(value.new_empty(value.shape if zones else 0) for value in (inside, outside))
+    grad_affine = tuple(
+        features.new_empty(0) if value is None else value.new_empty(value.shape) for value in (scale, shift)
+    )
+    return grad_features, *grad_zones, *grad_affine
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:-1])
-    ctx.channels = inputs[-1]
+    *tensors, ctx.channels, ctx.grid = inputs
+    ctx.save_for_backward(*tensors)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    features, inside, outside, box, bitmap, scale, shift = ctx.saved_tensors
-    grads = _unmix_pool_backward(grad, features, inside, outside, box, bitmap, scale, shift, ctx.channels)
-    affine = grads[3:] if scale is not None else (None, None)
-    return grads[0], grads[1], grads[2], None, None, *affine, None
+    # Training never asks for the gradients of the mix itself: without them the features need not be read again.
+    zones = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
+    saved = ctx.saved_tensors
+    grads = _unmix_pool_backward(grad, *saved, ctx.channels, ctx.grid, zones)
+    grad_zones = grads[1:3] if zones else (None, None)
+    grad_affine = grads[3:] if saved[-1] is not None else (None, None)
+    return grads[0], *grad_zones, None, None, *grad_affine, None, None
 
 
 def _flops(features: tuple[int, ...], inside: tuple[int, ...], *_: Any, **__: Any) -> int:
@@ -122,7 +155,8 @@ def _backward_flops(
 
 _unmix_pool_backward = register_op(
     "unmix_pool_backward(Tensor grad, Tensor features, Tensor inside, Tensor outside, Tensor? box, Tensor? bitmap,"
-    " Tensor? scale, Tensor? shift, SymInt channels) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    " Tensor? scale, Tensor? shift, SymInt channels, SymInt[] grid, bool zones)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     unmix_pool_backward_reference,
     _backward_fake,
     differentiable_reference=True,
@@ -130,7 +164,7 @@ _unmix_pool_backward = register_op(
 )
 _unmix_pool = register_op(
     "unmix_pool(Tensor features, Tensor inside, Tensor outside, Tensor? box, Tensor? bitmap,"
-    " Tensor? scale, Tensor? shift, SymInt channels) -> Tensor",
+    " Tensor? scale, Tensor? shift, SymInt channels, SymInt[] grid) -> Tensor",
     unmix_pool_reference,
     _fake,
     setup_context=_setup_context,
@@ -174,7 +208,7 @@ def unmix_pool(
     for name, value in (("affine[0]", scale), ("affine[1]", shift)):
         if affine is not None:
             check_tensor(value, name, (count,), FLOATS, features.device)
-    mixing = mixing.resized((features.shape[2], features.shape[3]))
     if isinstance(fade, Tensor) or fade > 0:
         mixing = mixing.faded(fade)
-    return _unmix_pool(features, mixing.inside, mixing.outside, mixing.box, mixing.bitmap, scale, shift, channels)
+    zone = (mixing.inside, mixing.outside, mixing.box, mixing.bitmap)
+    return _unmix_pool(features, *zone, scale, shift, channels, list(mixing.grid))

@@ -318,7 +318,8 @@ def test_augment_is_that_of_the_naive_form(sources, zone, pad, out_size):
     batch = 4
     index = randint(5, batch, sources, seed=3)
     crop = torch.stack(
-        [randint(side + 2 * pad - out + 1, batch, sources, seed=4) for side, out in zip((6, 5), out_size, strict=True)], -1
+        [randint(side + 2 * pad - out + 1, batch, sources, seed=4) for side, out in zip((6, 5), out_size, strict=True)],
+        -1,
     )
     flip = randint(2, batch, sources, seed=5).bool()
     mixing = draw_mixing(zone, batch, sources, out_size) if sources > 1 else None
