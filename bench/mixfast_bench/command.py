@@ -19,16 +19,19 @@ from mixfast.models import build_backbone
 from mixfast.training.compiling import missing_compiler
 from mixfast.training.session import resolve_device
 from mixfast_bench import machine
-from mixfast_bench.cases import Batches, Rounds, synthetic_images
+from mixfast_bench.cases import Batches, Rounds, at_least, synthetic_images
+from mixfast_bench.kernel_cases import KERNEL_CASES
+from mixfast_bench.kernels import measure_kernels
 from mixfast_bench.measure import Timings
+from mixfast_bench.plots import plot_kernels
 from mixfast_bench.registry import PIPELINE_COMPARISONS, PIPELINES, STEP_COMPARISONS, steps
 from mixfast_bench.runs import measure_pipelines, measure_steps, pipeline_prefix
-from mixfast_bench.summary import summarise_pipelines, summarise_steps
-from mixfast_bench.tables import data_table, rate_text, ratio_table, step_rate_table, step_time_table
+from mixfast_bench.summary import summarise_kernels, summarise_pipelines, summarise_steps
+from mixfast_bench.tables import data_table, kernel_table, rate_text, ratio_table, step_rate_table, step_time_table
 
 DEFAULT_IMAGE_SIZE, DEFAULT_CLASSES = 32, 100
 # What the command line keeps beside the bench's own arguments.
-NOT_SETTINGS = ("command", "what", "run", "debug", "json")
+NOT_SETTINGS = ("command", "what", "run", "debug", "json", "plot")
 
 
 def run_bench(args: argparse.Namespace, console: Console) -> int:
@@ -40,20 +43,18 @@ def run_bench(args: argparse.Namespace, console: Console) -> int:
         OSError: the record cannot be written.
     """
     device = _device(args.device)
-    batches = Batches(args.batch_size, args.repetition)
-    rounds = Rounds(args.rounds, default_runs(args.what, device) if args.runs is None else args.runs)
-    record_file = None if args.json is None else _writable(Path(args.json).expanduser())
+    at_least("--rounds", args.rounds, 1)
+    record_file = None if args.json is None else _writable("--json", args.json)
     described = machine.describe(device)
     _announce(described, console)
-    run = _bench_step if args.what == "step" else _bench_data
-    results = run(args, batches, rounds, device, console)
+    run = {"step": _bench_step, "data": _bench_data, "kernels": _bench_kernels}[args.what]
+    results = run(args, device, console)
     if record_file is not None:
-        settings = {name: value for name, value in vars(args).items() if name not in NOT_SETTINGS}
         record = {
             "bench": args.what,
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "machine": described,
-            "settings": {**settings, "runs": rounds.runs},
+            "settings": {name: value for name, value in vars(args).items() if name not in NOT_SETTINGS},
             **results,
         }
         write_text(record_file, json.dumps(record, indent=1) + "\n")
@@ -68,9 +69,14 @@ def default_runs(what: str, device: torch.device) -> int:
     return 10 if device.type == "cuda" else 1
 
 
-def _bench_step(
-    args: argparse.Namespace, batches: Batches, rounds: Rounds, device: torch.device, console: Console
-) -> dict[str, Any]:
+def _batches_and_rounds(args: argparse.Namespace, device: torch.device) -> tuple[Batches, Rounds]:
+    if args.runs is None:
+        args.runs = default_runs(args.what, device)
+    return Batches(args.batch_size, args.repetition), Rounds(args.rounds, args.runs)
+
+
+def _bench_step(args: argparse.Namespace, device: torch.device, console: Console) -> dict[str, Any]:
+    batches, rounds = _batches_and_rounds(args, device)
     with torch.device("meta"):
         build_backbone(args.backbone)
     entries = steps(_compile_choice(args.compile, device, console))
@@ -93,9 +99,8 @@ def _bench_step(
     }
 
 
-def _bench_data(
-    args: argparse.Namespace, batches: Batches, rounds: Rounds, device: torch.device, console: Console
-) -> dict[str, Any]:
+def _bench_data(args: argparse.Namespace, device: torch.device, console: Console) -> dict[str, Any]:
+    batches, rounds = _batches_and_rounds(args, device)
     if len(set(args.image_size)) < len(args.image_size):
         raise ValueError(f"--image-size is {args.image_size}, expected each size once")
     data_sets = [synthetic_images(size, DEFAULT_CLASSES, device) for size in args.image_size]
@@ -116,6 +121,29 @@ def _bench_data(
         "seconds": _raw(measured.timings),
         "summary": asdict(summary),
     }
+
+
+def _bench_kernels(args: argparse.Namespace, device: torch.device, console: Console) -> dict[str, Any]:
+    plot_file = None if args.plot is None else _writable("--plot", args.plot)
+    compiled = _compile_choice("both", device, console) == "both"
+    cases = [case for case in KERNEL_CASES if args.op is None or case.operator in args.op]
+    measured = measure_kernels(cases, device, getattr(torch, args.dtype), args.rounds, compiled, console)
+    summary = summarise_kernels(measured)
+    for operator in dict.fromkeys(case.operator for case in cases):
+        console.print(kernel_table(summary.rows, operator))
+    for way, mean in summary.means.items():
+        text = f"against {way}: {mean:.2f} times as fast (geometric mean of the cases), {summary.smallest[way]:.2f} at least"
+        console.print(text, highlight=False)
+    if plot_file is not None:
+        where = f"{machine.device_name(device)}, {torch.get_num_threads()} threads, {args.dtype}"
+        plot_kernels(summary, where, plot_file)
+        console.print(f"plot: {plot_file}", highlight=False)
+    seconds = {
+        each.case.title: {f"{way}, {direction}": values for (way, direction), values in each.timings.items()}
+        | {"copy": each.copy}
+        for each in measured
+    }
+    return {"seconds": seconds, "summary": asdict(summary)}
 
 
 def _device(name: str) -> torch.device:
@@ -151,10 +179,11 @@ def _images(args: argparse.Namespace, device: torch.device) -> ImageSet:
     return load_split(args.data_name, "train", root=args.data, image_size=args.image_size).to(device)
 
 
-def _writable(path: Path) -> Path:
+def _writable(argument: str, name: str) -> Path:
     """Raises ValueError unless a file can be written there: it would be a pity to find out after measuring."""
+    path = Path(name).expanduser()
     if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ValueError(f"--json is {path}, expected a file in a folder that exists and can be written")
+        raise ValueError(f"{argument} is {path}, expected a file in a folder that exists and can be written")
     return path
 
 

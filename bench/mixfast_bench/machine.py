@@ -27,15 +27,15 @@ ENVIRONMENT = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_PROC_BIND", "KMP_AFFIN
 
 
 class MatrixProduct:
-    """A large float32 matrix product: the arithmetic a step could reach at best. ``flops`` a run."""
+    """A large matrix product: the arithmetic a step could reach at best. ``flops`` a run."""
 
     name = "matrix product"
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
         side = PRODUCT_SIDE[device.type]
         self.flops = 2 * side**3
-        self._left, self._right = torch.rand(2, side, side, device=device)
-        self._out = torch.empty(side, side, device=device)
+        self._left, self._right = torch.rand(2, side, side, device=device).to(dtype)
+        self._out = torch.empty(side, side, device=device, dtype=dtype)
 
     def run(self, mark: Mark) -> None:
         with precision_of_convolutions():
@@ -44,13 +44,14 @@ class MatrixProduct:
 
 
 class Copy:
-    """A copy of much memory: the traffic that anything could reach at best. ``bytes`` a run, read and written."""
+    """A copy of memory: the traffic that anything could reach at best. ``bytes`` a run, read and written, ``size`` each."""
 
     name = "copy"
 
-    def __init__(self, device: torch.device) -> None:
-        self.bytes = 2 * COPY_BYTES
-        self._source = torch.ones(COPY_BYTES, dtype=torch.uint8, device=device)
+    def __init__(self, device: torch.device, size: int | None = None) -> None:
+        size = COPY_BYTES if size is None else size
+        self.bytes = 2 * size
+        self._source = torch.ones(size, dtype=torch.uint8, device=device)
         self._target = torch.zeros_like(self._source)
 
     def run(self, mark: Mark) -> None:

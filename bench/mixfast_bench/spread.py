@@ -21,6 +21,8 @@ CONFIDENCE = 0.95
 FINE = 0.03
 # Speed-ups and shares of what the machine can do are far from 1.
 COARSE = 0.05
+# Operators take microseconds and are compared with what takes several times as long.
+ROUGH = 0.1
 
 
 @dataclass(frozen=True)

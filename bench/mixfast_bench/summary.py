@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import geometric_mean
 
+from mixfast_bench.kernels import COMPILED, EAGER, MIXFAST, KernelMeasurement
 from mixfast_bench.measure import Timings
 from mixfast_bench.registry import Comparison
 from mixfast_bench.runs import DataMeasurement, StepMeasurement
-from mixfast_bench.spread import COARSE, Ratio, Spread, compare
+from mixfast_bench.spread import COARSE, ROUGH, Ratio, Spread, compare
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,64 @@ def summarise_pipelines(
         for comparison in comparisons
     ]
     return DataSummary(rows, _ratios(measured.timings, prefixed), Spread.of(rates))
+
+
+@dataclass(frozen=True)
+class KernelRow:
+    """One operator on one shape, one pass.
+
+    Attributes:
+        seconds: a run of mixfast's.
+        eager, compiled: how many times as long the plain form takes; None where it was not run.
+        floor: the share of the measured copy or matrix rate that is reached; above 1 in a cache, or by writing past it.
+        rivals: how many times as long each named opponent takes.
+    """
+
+    operator: str
+    name: str
+    direction: str
+    seconds: Spread
+    eager: Ratio
+    compiled: Ratio | None
+    floor: Ratio
+    rivals: dict[str, Ratio]
+
+
+@dataclass(frozen=True)
+class KernelSummary:
+    """``means``: over the cases, the geometric mean of the last pass that each has (forward + backward; of ``augment`` forward)."""
+
+    rows: list[KernelRow]
+    means: dict[str, float]
+    smallest: dict[str, float]
+    product_rate: float
+
+
+def summarise_kernels(measured: Sequence[KernelMeasurement]) -> KernelSummary:
+    """Figures of a ``measure_kernels``."""
+    rows = [_kernel_row(each, direction) for each in measured for direction in each.directions()]
+    last = {row.name: row for row in rows}.values()
+    against = {way: [ratio.value.median for row in last if (ratio := getattr(row, way))] for way in (EAGER, COMPILED)}
+    against = {way: ratios for way, ratios in against.items() if ratios}
+    return KernelSummary(
+        rows,
+        {way: geometric_mean(ratios) for way, ratios in against.items()},
+        {way: min(ratios) for way, ratios in against.items()},
+        measured[0].product_flops / measured[0].product_seconds,
+    )
+
+
+def _kernel_row(measured: KernelMeasurement, direction: str) -> KernelRow:
+    ours = measured.timings[MIXFAST, direction]
+    others = {
+        way: compare(seconds, ours, ROUGH)
+        for (way, its_direction), seconds in measured.timings.items()
+        if its_direction == direction and way != MIXFAST
+    }
+    eager, compiled = others.pop(EAGER), others.pop(COMPILED, None)
+    floor = compare(measured.floor(direction), ours, ROUGH)
+    case = measured.case
+    return KernelRow(case.operator, case.name, direction, Spread.of(ours), eager, compiled, floor, others)
 
 
 def _ratios(timings: dict[str, Timings], comparisons: Sequence[Comparison]) -> dict[str, Ratio]:

@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 
 from mixfast_bench.spread import Ratio, Spread
-from mixfast_bench.summary import DataRow, StepSummary
+from mixfast_bench.summary import DataRow, KernelRow, StepSummary
 
 
 def step_time_table(summary: StepSummary, title: str) -> Table:
@@ -36,6 +36,23 @@ def data_table(rows: list[DataRow], prefix: str, title: str) -> Table:
         if row.name.startswith(prefix):
             name = row.name.removeprefix(prefix)
             table.add_row(name, _quartiles(row.batch), f"{row.samples_per_second:,.0f}", _percent(row.copy_share))
+    return table
+
+
+def kernel_table(rows: list[KernelRow], operator: str) -> Table:
+    """One operator: for each case its forward pass and both passes, and a line for each named opponent."""
+    table = _table(operator, "ms", "eager", "compiled", "of floor")
+    table.columns[0].no_wrap = False
+    table.columns[0].max_width = 28
+    name = ""
+    for row in (row for row in rows if row.operator == operator):
+        if row.name != name:
+            name = row.name
+            table.add_row(name)
+        compiled = "" if row.compiled is None else _times(row.compiled)
+        table.add_row(f"  {row.direction}", _quartiles(row.seconds), _times(row.eager), compiled, _percent(row.floor))
+        for rival, ratio in row.rivals.items():
+            table.add_row(f"  ({rival}: {_times(ratio)})")
     return table
 
 
@@ -74,6 +91,10 @@ def _milliseconds(seconds: float) -> str:
     """Three digits or more."""
     value = 1000 * seconds
     return f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f}"
+
+
+def _times(ratio: Ratio) -> str:
+    return f"{ratio.value.median:.2f}x" if ratio.refusal is None else ratio.refusal
 
 
 def _percent(share: Ratio) -> str:

@@ -6,6 +6,8 @@ import argparse
 
 from rich.console import Console
 
+OPERATORS = ("mask_mix_encode", "unmix_pool", "source_attribution", "mixed_cross_entropy", "augment")
+
 HELP = "measure on this machine what the methods cost"
 
 
@@ -13,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     benches = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
     _add_step(benches.add_parser("step", help="a training step with its data, beside the plain network's"))
     _add_data(benches.add_parser("data", help="the memory-resident pipeline alone"))
+    _add_kernels(benches.add_parser("kernels", help="each operator against its plain form, eager and compiled"))
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -45,16 +48,31 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     _add_common(parser)
 
 
+def _add_kernels(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--op", nargs="+", choices=OPERATORS, metavar="OP", help=f"only these of {', '.join(OPERATORS)}"
+    )
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="(default: %(default)s)"
+    )
+    parser.add_argument("--plot", metavar="FILE", help="also draw the speed-ups into FILE, a PNG")
+    _add_measuring(parser, rounds=20)
+
+
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=64, metavar="B", help="samples a step (default: %(default)s)")
     parser.add_argument(
         "--repetition", type=int, default=4, metavar="b", help="batch repetition of Cut-MixMo (default: %(default)s)"
     )
     parser.add_argument(
-        "--rounds", type=int, default=40, metavar="N", help="interleaved turns of each (default: %(default)s)"
-    )
-    parser.add_argument(
         "--runs", type=int, metavar="N", help="steps or batches a turn (default: 1 step, 10 on CUDA; 5 batches)"
+    )
+    _add_measuring(parser, rounds=40)
+
+
+def _add_measuring(parser: argparse.ArgumentParser, rounds: int) -> None:
+    parser.add_argument(
+        "--rounds", type=int, default=rounds, metavar="N", help="interleaved turns of each (default: %(default)s)"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     parser.add_argument("--json", metavar="FILE", help="also write the record to FILE")

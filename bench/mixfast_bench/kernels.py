@@ -1,0 +1,142 @@
+"""Operators against their plain form: who runs in ``mixfast bench kernels``, and the measurement."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from mixfast_bench.kernel_cases import Call, KernelCase, Problem, Rival
+from mixfast_bench.machine import Copy, MatrixProduct
+from mixfast_bench.measure import Contender, Mark, interleave, time_turn
+from mixfast_bench.runs import WARM_UP_RUNS
+
+MIXFAST, EAGER, COMPILED, COPY = "mixfast", "eager", "compiled", "copy"
+FORWARD, BOTH = "forward", "forward + backward"
+# Seconds that the fastest contender's turn should last at least, and the slowest one's at most.
+SHORTEST_TURN, LONGEST_TURN = 2e-3, 0.3
+PRODUCT_ROUNDS = 9
+
+
+class Forward:
+    """One forward pass a run."""
+
+    def __init__(self, name: str, call: Call, leaves: Sequence[Tensor]) -> None:
+        self.name, self._call = name, call
+        self._leaves = [leaf.detach() for leaf in leaves]
+
+    def run(self, mark: Mark) -> None:
+        with torch.no_grad():
+            self._call(*self._leaves)
+        mark("pass")
+
+
+class ForwardBackward:
+    """One forward and one backward pass a run: the gradients of all leaves, for a fixed gradient of the result."""
+
+    def __init__(self, name: str, call: Call, leaves: Sequence[Tensor]) -> None:
+        self.name, self._call = name, call
+        self._leaves = [leaf.detach().requires_grad_() for leaf in leaves]
+        result = call(*self._leaves)
+        # In the result's memory layout, as the next operator's gradient would be.
+        self._grad = torch.randn_like(result) if result.dim() else torch.ones_like(result)
+
+    def run(self, mark: Mark) -> None:
+        torch.autograd.grad(self._call(*self._leaves), self._leaves, self._grad)
+        mark("pass")
+
+
+@dataclass(frozen=True)
+class KernelMeasurement:
+    """Raw results for one case.
+
+    Attributes:
+        timings: seconds, a number a round, by contender: ``(way, direction)``; the way is ``mixfast``, ``eager``,
+            ``compiled`` or a rival's name, the direction ``forward`` or ``forward + backward``.
+        copy: seconds of a copy that moves as many bytes as the forward pass must, a number a round.
+        product_seconds, product_flops: of the matrix product.
+    """
+
+    case: KernelCase
+    problem: Problem
+    timings: dict[tuple[str, str], list[float]]
+    copy: list[float]
+    product_seconds: float
+    product_flops: int
+
+    def directions(self) -> tuple[str, ...]:
+        return tuple(each for each in (FORWARD, BOTH) if (MIXFAST, each) in self.timings)
+
+    def floor(self, direction: str) -> list[float]:
+        """Seconds it takes at the measured copy rate or matrix rate, whichever is more; a number a round."""
+        which = 0 if direction == FORWARD else 1
+        share = self.problem.bytes[which] / self.problem.bytes[0]
+        arithmetic = self.problem.flops[which] / self.product_flops * self.product_seconds
+        return [max(share * copy, arithmetic) for copy in self.copy]
+
+
+def measure_kernels(
+    cases: Sequence[KernelCase], device: torch.device, dtype: torch.dtype, rounds: int, compiled: bool, console: Console
+) -> list[KernelMeasurement]:
+    """Times the cases one after the other; in each, all contenders interleaved and a copy among them.
+
+    A matrix product takes far longer than an operator: it has a few turns of its own, before.
+    """
+    product = MatrixProduct(device, dtype)
+    time_turn(product, WARM_UP_RUNS, device)
+    product_seconds = median(interleave([product], PRODUCT_ROUNDS, 1, device)[product.name].total())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    results = []
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("measuring", total=len(cases))
+        for case in cases:
+            progress.update(task, description=case.operator)
+            # What earlier cases compiled must not count towards this one's limit of recompilations.
+            torch._dynamo.reset()
+            problem = case.build(device, dtype)
+            timings, copy = measure_problem(problem, device, rounds, compiled)
+            results.append(KernelMeasurement(case, problem, timings, copy, product_seconds, product.flops))
+            progress.advance(task)
+    return results
+
+
+def measure_problem(
+    problem: Problem, device: torch.device, rounds: int, compiled: bool
+) -> tuple[dict[tuple[str, str], list[float]], list[float]]:
+    """Seconds by contender, and those of the copy; see ``KernelMeasurement``."""
+    contenders, copy = contenders_of(problem, compiled), Copy(device, problem.bytes[0] // 2)
+    everyone: list[Contender] = [*contenders.values(), copy]
+    for contender in everyone:
+        time_turn(contender, WARM_UP_RUNS, device)
+    timings = interleave(everyone, rounds, _runs_a_turn(everyone, device), device)
+    seconds = {key: timings[contender.name].total() for key, contender in contenders.items()}
+    return seconds, timings[copy.name].total()
+
+
+def contenders_of(problem: Problem, compiled: bool) -> dict[tuple[str, str], Contender]:
+    """Everyone who runs, by way and direction: see ``KernelMeasurement``."""
+    ways = {MIXFAST: Rival(problem.call, problem.leaves), EAGER: Rival(problem.plain, problem.leaves)}
+    if compiled:
+        ways[COMPILED] = Rival(problem.plain, problem.leaves, compiled=True)
+        ways |= problem.rivals
+    else:
+        ways |= {name: rival for name, rival in problem.rivals.items() if not rival.compiled}
+    contenders: dict[tuple[str, str], Contender] = {}
+    for way, rival in ways.items():
+        call = torch.compile(rival.call, dynamic=False) if rival.compiled else rival.call
+        contenders[way, FORWARD] = Forward(f"{way}, {FORWARD}", call, rival.leaves)
+        if rival.leaves:
+            contenders[way, BOTH] = ForwardBackward(f"{way}, {BOTH}", call, rival.leaves)
+    return contenders
+
+
+def _runs_a_turn(contenders: Sequence[Contender], device: torch.device) -> int:
+    seconds = [sum(time_turn(contender, 1, device).values()) for contender in contenders]
+    wanted = math.ceil(SHORTEST_TURN / min(seconds))
+    return max(1, min(wanted, int(LONGEST_TURN / max(seconds))))
