@@ -10,13 +10,15 @@ from collections.abc import Iterator
 from importlib import metadata
 
 import torch
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from mixfast.commands.operator_checks import Line, check_operators
 from mixfast.data import data_set_names, split_names, why_unusable
 from mixfast.training.compiling import missing_compiler
 
-HELP = "say which devices, compilers, optional packages and data sets are usable here, and why not"
+HELP = "say which devices, compilers, packages and data sets are usable here, and check every operator"
 
 PACKAGES = ("torch", "torchvision", "triton", "numpy", "nvidia-dali-cuda130", "mixfast")
 
@@ -35,7 +37,32 @@ def run(args: argparse.Namespace, console: Console) -> int:
             table.add_row(name, "yes" if usable else "no", detail)
         table.add_section()
     console.print(table)
-    return 0
+    lines = list(check_operators())
+    console.print(_operator_table(lines))
+    wrong = [f"{line.operator} ({line.backend})" for line in lines if line.operator and not line.passed]
+    if wrong:
+        console.print(f"wrong here: {', '.join(wrong)}; please report this", style="red", highlight=False)
+    return 1 if wrong else 0
+
+
+def _operator_table(lines: list[Line]) -> Table:
+    table = Table(title="operators, forward and backward: error against float64, first run", box=box.SIMPLE)
+    for column in ("backend", "operator", "right"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("detail", overflow="fold")
+    previous = ""
+    for line in lines:
+        if previous not in ("", line.backend):
+            table.add_section()
+        table.add_row("" if line.backend == previous else line.backend, line.operator, _answer(line), line.detail)
+        previous = line.backend
+    return table
+
+
+def _answer(line: Line) -> str:
+    if line.passed:
+        return "yes"
+    return "NO" if line.operator else "-"
 
 
 def _versions() -> Iterator[tuple[str, bool, str]]:

@@ -1,0 +1,215 @@
+"""Whether the operators of this process's backend are right on this machine: ``python -m mixfast_kernels.selfcheck``.
+
+Every operator, forward and backward, in float32 on the device, against its reference in float64 on the CPU. It may err
+twice as much as the float32 reference does, and by a rounding of the largest value. ``MIXFAST_BACKEND`` chooses the
+backend, as always: a process has one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from mixfast_kernels._backends import backends
+from mixfast_kernels.augment import augment, augment_reference
+from mixfast_kernels.mask_mix_encode import mask_mix_encode, mask_mix_encode_reference
+from mixfast_kernels.mixed_cross_entropy import mixed_cross_entropy, mixed_cross_entropy_reference
+from mixfast_kernels.mixing import Mixing
+from mixfast_kernels.source_attribution import source_attribution, source_attribution_reference
+from mixfast_kernels.unmix_pool import unmix_pool, unmix_pool_reference
+
+BATCH, INPUTS = 6, 2
+
+
+@dataclass(frozen=True)
+class Check:
+    """One operator's result.
+
+    Attributes:
+        operator: its name and which case.
+        error: the largest difference from float64, over what was allowed: right up to 1. None where it did not run.
+        seconds: of the forward and backward pass, the first of this process.
+        problem: why it did not run; empty where it did.
+    """
+
+    operator: str
+    error: float | None
+    seconds: float
+    problem: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return self.error is not None and self.error <= 1
+
+
+@dataclass(frozen=True)
+class Case:
+    """``call`` takes tensors as the public function does, ``reference`` as the plain form does: first ``leaves``, then the
+    mixing's four tensors or Nones, then ``others``."""
+
+    operator: str
+    leaves: tuple[Tensor, ...]
+    mixing: Mixing | None
+    others: tuple[Tensor, ...]
+    call: Callable[..., Tensor]
+    reference: Callable[..., Tensor]
+
+
+def cases() -> Iterator[Case]:
+    """A few small cases that reach the fast paths of every operator."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    def integers(limit: int, *shape: int) -> Tensor:
+        return torch.randint(limit, shape, generator=generator)
+
+    def boxes(grid: tuple[int, int]) -> Mixing:
+        inside = torch.nn.functional.one_hot(integers(INPUTS, BATCH), INPUTS).float()
+        rows, columns = (integers(side + 1, BATCH, 2).sort(1).values for side in grid)
+        box = torch.stack((rows[:, 0], columns[:, 0], rows[:, 1], columns[:, 1]), 1).int()
+        return Mixing(inside, 1 - inside, grid, box=box)
+
+    index = integers(2 * BATCH, BATCH, INPUTS)
+    images = normal(2 * BATCH, 9, 8, 3).permute(0, 3, 1, 2)
+
+    def stem(weight: Tensor, mixing: Mixing, images: Tensor, index: Tensor) -> Tensor:
+        return mask_mix_encode(images, weight, mixing, index=index, scale=2.0)
+
+    def plain_stem(weight: Tensor, *rest: Tensor) -> Tensor:
+        *zone, images, index = rest
+        return mask_mix_encode_reference(images, weight, *zone, index, None, None, [9, 8], 1, 1, 2.0, None, None)
+
+    yield Case(
+        "mask_mix_encode, 3x3 stem", (normal(INPUTS, 16, 3, 3, 3),), boxes((9, 8)), (images, index), stem, plain_stem
+    )
+
+    pixels = integers(256, 2 * BATCH, 8, 8, 3).to(torch.uint8).permute(0, 3, 1, 2)
+    mean, std = [0.5, 0.4, 0.3], [0.2, 0.3, 0.25]
+
+    def patches(weight: Tensor, bias: Tensor, mixing: Mixing, pixels: Tensor, index: Tensor) -> Tensor:
+        more = {"stride": 4, "padding": 0, "mean": mean, "std": std}
+        return mask_mix_encode(pixels, weight, mixing, index=index, bias=bias, **more)
+
+    def plain_patches(weight: Tensor, bias: Tensor, *rest: Tensor) -> Tensor:
+        *zone, pixels, index = rest
+        return mask_mix_encode_reference(pixels, weight, *zone, index, bias, None, [2, 2], 4, 0, 1.0, mean, std)
+
+    leaves = (normal(INPUTS, 24, 3, 4, 4), normal(INPUTS, 24))
+    yield Case("mask_mix_encode, patches", leaves, boxes((2, 2)), (pixels, index), patches, plain_patches)
+
+    def pool(features: Tensor, scale: Tensor, shift: Tensor, mixing: Mixing) -> Tensor:
+        return unmix_pool(features, mixing, affine=(scale, shift))
+
+    def plain_pool(features: Tensor, scale: Tensor, shift: Tensor, *zone: Tensor) -> Tensor:
+        return unmix_pool_reference(features, *zone, scale, shift, 40, [8, 8])
+
+    features = normal(BATCH, 4, 4, 40).permute(0, 3, 1, 2)
+    yield Case("unmix_pool", (features, normal(40), normal(40)), boxes((8, 8)), (), pool, plain_pool)
+
+    def attribute(tokens: Tensor, bias: Tensor, *rest: Tensor | Mixing) -> Tensor:
+        weight, mixing = (None, rest[0]) if len(rest) == 1 else rest
+        return source_attribution(tokens, mixing, bias, weight)
+
+    def plain_embedding(tokens: Tensor, bias: Tensor, *zone: Tensor) -> Tensor:
+        return source_attribution_reference(tokens, *zone, bias, None, [4, 4])
+
+    def plain_encoding(tokens: Tensor, bias: Tensor, weight: Tensor, *zone: Tensor) -> Tensor:
+        return source_attribution_reference(tokens, *zone, bias, weight, [4, 4])
+
+    leaves = (normal(BATCH, 16, 32), normal(INPUTS, 32))
+    yield Case("source_attribution, embedding", leaves, boxes((4, 4)), (), attribute, plain_embedding)
+    leaves = (*leaves, normal(INPUTS, 32, 32) / 6)
+    yield Case("source_attribution, encoding", leaves, boxes((4, 4)), (), attribute, plain_encoding)
+
+    def loss(logits: Tensor, weight: Tensor, share: Tensor, mixing: None, target: Tensor, other: Tensor) -> Tensor:
+        return mixed_cross_entropy(logits, target, weight, other=other, share=share, smoothing=0.1)
+
+    def plain_loss(logits: Tensor, weight: Tensor, share: Tensor, *rest: Tensor) -> Tensor:
+        target, other = rest[4:]
+        return mixed_cross_entropy_reference(logits, target, weight, other, share, 0.1)[0]
+
+    labels = (integers(33, BATCH, INPUTS), integers(33, BATCH, INPUTS))
+    leaves = (3 * normal(BATCH, INPUTS, 33), normal(BATCH, INPUTS).exp(), normal(BATCH, INPUTS).sigmoid())
+    yield Case("mixed_cross_entropy", leaves, None, labels, loss, plain_loss)
+
+    def views(mixing: Mixing, pixels: Tensor, crop: Tensor, flip: Tensor, index: Tensor) -> Tensor:
+        return augment(pixels, index=index, mixing=mixing, crop=crop, flip=flip, pad=2, mean=mean, std=std)
+
+    def plain_views(*arguments: Tensor) -> Tensor:
+        *zone, pixels, crop, flip, index = arguments
+        return augment_reference(pixels, index, crop, flip, *zone, 2, mean, std, zone[0].dtype, [8, 8])
+
+    others = (pixels, integers(5, BATCH, INPUTS, 2), integers(2, BATCH, INPUTS) > 0, index)
+    yield Case("augment", (), boxes((8, 8)), others, views, plain_views)
+
+
+def run(device: torch.device) -> Iterator[Check]:
+    """Checks each case on ``device``; an operator that raises is reported, not raised."""
+    for case in cases():
+        exact, rounded = (_plain_results(case, dtype) for dtype in (torch.float64, torch.float32))
+        start = time.perf_counter()
+        try:
+            got = [result.double().cpu() for result in _results(case, device)]
+        except Exception as error:
+            yield Check(case.operator, None, time.perf_counter() - start, f"{type(error).__name__}: {error}")
+            continue
+        seconds = time.perf_counter() - start
+        errors = [_error(*values) for values in zip(got, exact, rounded, strict=True)]
+        yield Check(case.operator, max(errors), seconds)
+
+
+def _error(got: Tensor, exact: Tensor, rounded: Tensor) -> float:
+    if got.shape != exact.shape or not bool(torch.isfinite(got).all()):
+        return float("inf")
+    allowed = 2 * (rounded.double() - exact).abs().max() + torch.finfo(torch.float32).eps * exact.abs().max()
+    return float((got - exact).abs().max() / allowed)
+
+
+def _results(case: Case, device: torch.device) -> list[Tensor]:
+    leaves = [leaf.to(device).requires_grad_() for leaf in case.leaves]
+    mixing = None if case.mixing is None else case.mixing.to(device)
+    return _with_gradients(case.call(*leaves, mixing, *(other.to(device) for other in case.others)), leaves)
+
+
+def _plain_results(case: Case, dtype: torch.dtype) -> list[Tensor]:
+    def cast(value: Tensor | None) -> Tensor | None:
+        return value.to(dtype) if value is not None and value.is_floating_point() else value
+
+    leaves = [cast(leaf).requires_grad_() for leaf in case.leaves]
+    mixing = case.mixing
+    zone = (None,) * 4 if mixing is None else (mixing.inside, mixing.outside, mixing.box, mixing.bitmap)
+    return _with_gradients(case.reference(*leaves, *map(cast, zone), *map(cast, case.others)), leaves)
+
+
+def _with_gradients(result: Tensor, leaves: list[Tensor]) -> list[Tensor]:
+    if not leaves:
+        return [result]
+    # The same gradient everywhere: it depends on places alone.
+    grad = torch.arange(result.numel(), dtype=torch.float64).cos().reshape(result.shape)
+    grads = torch.autograd.grad(result, leaves, grad.to(result.device, result.dtype))
+    return [result.detach(), *grads]
+
+
+def main() -> int:
+    """Prints a line of JSON for each operator; returns 1 if one is wrong."""
+    parser = argparse.ArgumentParser(description="Check the operators on this machine against float64.")
+    parser.add_argument("--device", default="cpu", help="where they run (default: %(default)s)")
+    device = torch.device(parser.parse_args().device)
+    backend = backends().get(device.type)
+    right = True
+    for check in run(device):
+        right &= check.passed
+        print(json.dumps({"backend": backend.name if backend else "reference", **asdict(check)}), flush=True)
+    return 0 if right else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
