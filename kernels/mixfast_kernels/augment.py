@@ -56,7 +56,7 @@ def augment_reference(
 ) -> Tensor:
     """Plain PyTorch: ``[U, c, H, W]`` uint8 to ``[B, c, h, w]``, channels-last, in ``dtype``."""
     size = (images.shape[2], images.shape[3])
-    pixels = images.permute(0, 2, 3, 1).reshape(-1, images.shape[1])
+    pixels = images.permute(0, 2, 3, 1).flatten(0, 2)
     sources = [
         _gathered(pixels, size, index[:, s], crop[:, s], None if flip is None else flip[:, s], pad, out_size)
         for s in range(index.shape[1])
@@ -141,6 +141,8 @@ def augment(
     """
     check_tensor(images, "images", ("U", "c", "H", "W"), (torch.uint8,))
     unique, channels, height, width = images.shape
+    if min(channels, height, width) < 1:
+        raise ValueError(f"images must have at least one channel, row and column, got shape {tuple(images.shape)}")
     out_size = (height, width) if out_size is None else (int(out_size[0]), int(out_size[1]))
     if pad < 0 or min(out_size) < 1 or out_size[0] > height + 2 * pad or out_size[1] > width + 2 * pad:
         raise ValueError(f"out_size {out_size} does not fit into images of {height} x {width} padded by {pad}")

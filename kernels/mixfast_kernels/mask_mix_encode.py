@@ -59,10 +59,11 @@ def mask_mix_encode_reference(
     num_inputs = inside.shape[1]
     weights = Mixing(inside, outside, (grid[0], grid[1]), box, bitmap).weights().to(weight.dtype)
     slots = _slots(_normalised(images, mean, std, weight.dtype), index, num_inputs)
+    biases = [None] * weight.shape[0] if bias is None else bias.to(weight.dtype)
     mixed = None
     for i, slot in enumerate(slots):
         encoder = min(i, weight.shape[0] - 1)
-        encoded = F.conv2d(slot, weight[encoder], None if bias is None else bias[encoder], stride, padding)
+        encoded = F.conv2d(slot, weight[encoder], biases[encoder], stride, padding)
         share = (scale * weights[:, i])[:, None]
         mixed = encoded * share if mixed is None else torch.addcmul(mixed, encoded, share)
     if position is not None:
@@ -103,6 +104,7 @@ def mask_mix_encode_backward_reference(
     grad_bias: list[Tensor | None] = [None] * weight.shape[0]
     grad_images = torch.zeros_like(normalised) if wants_images else images.new_empty(0)
     grad_zone_weights = []
+    biases = [None] * weight.shape[0] if bias is None else bias.to(weight.dtype)
     for i, slot in enumerate(slots):
         encoder = min(i, weight.shape[0] - 1)
         grad_encoded = grad * (scale * weights[:, i])[:, None]
@@ -110,7 +112,8 @@ def mask_mix_encode_backward_reference(
         grad_slot, part, bias_part = torch.ops.aten.convolution_backward(
             grad_encoded,
             slot,
-            weight[encoder],
+            # Torch's own half-precision convolution refuses to take the gradient of a weight with gaps.
+            weight[encoder].contiguous(),
             [weight.shape[1]],
             [stride] * 2,
             [padding] * 2,
@@ -126,7 +129,7 @@ def mask_mix_encode_backward_reference(
         if wants_images:
             grad_images = grad_images + grad_slot if index is None else grad_images.index_add(0, index[:, i], grad_slot)
         if wants_zones:
-            encoded = F.conv2d(slot, weight[encoder], None if bias is None else bias[encoder], stride, padding)
+            encoded = F.conv2d(slot, weight[encoder], biases[encoder], stride, padding)
             grad_zone_weights.append(scale * (grad * encoded).sum(1))
     grad_inside, grad_outside = grad.new_empty(0), grad.new_empty(0)
     if wants_zones:
@@ -138,7 +141,7 @@ def mask_mix_encode_backward_reference(
         torch.stack(grad_weight).contiguous(),
         grad_inside,
         grad_outside,
-        grad.new_empty(0) if bias is None else torch.stack(grad_bias),
+        grad.new_empty(0) if bias is None else torch.stack(grad_bias).to(bias.dtype),
         grad.new_empty(0) if position is None else grad.sum(0).to(position.dtype).contiguous(),
     )
 

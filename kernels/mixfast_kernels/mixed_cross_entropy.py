@@ -153,6 +153,8 @@ def mixed_cross_entropy(
         TypeError, ValueError: an argument has the wrong type, dtype, shape, device or range.
     """
     check_tensor(logits, "logits", ("B", "M", "K"), FLOATS)
+    if logits.shape[2] < 1:
+        raise ValueError(f"logits must have at least one class, got shape {tuple(logits.shape)}")
     heads = (logits.shape[0], logits.shape[1])
     check_tensor(target, "target", heads, (torch.int64,), logits.device)
     check_tensor(weight, "weight", heads, FLOATS, logits.device)

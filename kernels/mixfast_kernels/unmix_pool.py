@@ -197,6 +197,8 @@ def unmix_pool(
         TypeError, ValueError: an argument has the wrong type, dtype, shape, device or range.
     """
     check_tensor(features, "features", ("B", "C", "h", "w"), FLOATS)
+    if min(features.shape[2:]) < 1:
+        raise ValueError(f"features must have at least one row and column, got shape {tuple(features.shape)}")
     check_mixing(mixing, "mixing", features.shape[0], None, features.device)
     count = features.shape[1]
     channels = count if channels is None else channels
