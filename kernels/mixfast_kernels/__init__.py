@@ -5,7 +5,7 @@ torch dispatcher (fake, autograd, autocast, vmap, FLOP formula), and the public 
 """
 
 from mixfast_kernels._backends import Backend, backends, load
-from mixfast_kernels._native import NativeUnavailable
+from mixfast_kernels._build import NativeUnavailable
 from mixfast_kernels.augment import augment
 from mixfast_kernels.mask_mix_encode import mask_mix_encode
 from mixfast_kernels.mixed_cross_entropy import mixed_cross_entropy

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 
-from mixfast_kernels import _native, _triton
-from mixfast_kernels._native import NativeUnavailable
+from mixfast_kernels import _cuda, _native, _triton
+from mixfast_kernels._build import NativeUnavailable
 
 VARIABLE = "MIXFAST_BACKEND"
-CHOICES = ("reference", "native", "triton")
+CHOICES = ("reference", "native", "triton", "cuda", "cuda-host")
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,10 @@ class Backend:
     """Which implementation of the operators a kind of device runs.
 
     Attributes:
-        name: ``"native"`` (C++), ``"triton"``, or ``"reference"`` (plain PyTorch).
+        name: ``"native"`` (C++), ``"triton"``, ``"cuda"`` (CUDA C++), ``"cuda-host"`` (its kernels on the host, for
+            tests), or ``"reference"`` (plain PyTorch).
         reason: why it is the reference; None where it is not.
-        library: the loaded library of a native backend; None for the others.
+        library: the loaded library of a C++ or CUDA backend; None for the others.
     """
 
     name: str
@@ -41,10 +42,16 @@ def backends() -> dict[str, Backend]:
 
 
 def load() -> None:
-    """Puts faster operators over the references: by default C++ on the CPU and Triton on CUDA devices, where they can be had.
+    """Puts faster operators over the references, where they can be had.
 
-    ``MIXFAST_BACKEND=reference`` leaves the references; ``native`` makes it an error that there is no C++ library;
-    ``triton`` that there is no Triton, and under ``TRITON_INTERPRET=1`` the CPU runs the Triton operators too.
+    By default C++ on the CPU; on CUDA devices Triton, or the CUDA library where Triton is not installed. (Of that one
+    ``mixed_cross_entropy`` and ``source_attribution`` keep their references.) ``MIXFAST_BACKEND`` chooses:
+
+    - ``reference``: the references everywhere.
+    - ``native``: as by default, but it is an error that there is no C++ library.
+    - ``triton``: that there is no Triton is an error; under ``TRITON_INTERPRET=1`` the CPU runs its operators too.
+    - ``cuda``: CUDA devices run the CUDA library; that it cannot be had is an error.
+    - ``cuda-host``: the CPU runs the CUDA library's kernels, for tests.
 
     Raises:
         ValueError: ``MIXFAST_BACKEND`` has another value.
@@ -56,35 +63,59 @@ def load() -> None:
     if wanted == "reference":
         _backends.update(dict.fromkeys(("cpu", "cuda"), Backend("reference", f"{VARIABLE}=reference")))
         return
-    interpreted = wanted == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
-    _backends["cuda"] = _load_triton("CUDA", required=wanted == "triton")
-    _backends["cpu"] = _load_triton("CPU", required=True) if interpreted else _load_native(required=wanted == "native")
+    _backends["cuda"] = _load_for_cuda(wanted)
+    _backends["cpu"] = _load_for_cpu(wanted)
 
 
-def _load_native(required: bool) -> Backend:
+def _load_for_cpu(wanted: str) -> Backend:
+    if wanted == "cuda-host":
+        return _load_cuda_library("cuda-host", "CPU")
+    if wanted == "triton" and os.environ.get("TRITON_INTERPRET") == "1":
+        return _load_triton("CPU")
     try:
-        library = _native.built_library()
-        _load_library(library)
+        return Backend("native", library=_loaded("cpu"))
     except NativeUnavailable as error:
-        if required:
-            raise
-        warnings.warn(f"mixfast_kernels: slower reference operators on the CPU: {error}", stacklevel=4)
-        return Backend("reference", str(error))
-    return Backend("native", library=library)
+        return _without_library("CPU", error, required=wanted == "native")
 
 
-def _load_library(library: Path) -> None:
+def _load_for_cuda(wanted: str) -> Backend:
+    if wanted == "cuda":
+        return _load_cuda_library("cuda", "CUDA")
+    if wanted == "triton" or importlib.util.find_spec("triton") is not None:
+        return _load_triton("CUDA")
+    if torch.cuda.device_count() == 0:
+        # Building takes a minute: not where nothing would run it.
+        return Backend("reference", "the package triton is not installed, and there is no CUDA device to build for")
+    try:
+        return _load_cuda_library("cuda", "CUDA")
+    except NativeUnavailable as error:
+        return _without_library("GPU", error, required=False)
+
+
+def _without_library(device: str, error: NativeUnavailable, required: bool) -> Backend:
+    if required:
+        raise error
+    warnings.warn(f"mixfast_kernels: slower reference operators on the {device}: {error}", stacklevel=5)
+    return Backend("reference", str(error))
+
+
+def _loaded(kind: str) -> Path:
+    library = _native.built_library(kind)
     try:
         torch.ops.load_library(library)
     except OSError as error:
         raise NativeUnavailable(f"cannot load {library}: {error}") from error
+    return library
 
 
-def _load_triton(device: str, required: bool) -> Backend:
+def _load_cuda_library(kind: str, key: str) -> Backend:
+    library = _loaded(kind)
+    _cuda.register(key)
+    return Backend(kind, library=library)
+
+
+def _load_triton(key: str) -> Backend:
     if importlib.util.find_spec("triton") is None:
-        reason = "the package triton is not installed"
-        if required:
-            raise NativeUnavailable(reason)
-        return Backend("reference", reason)
-    _triton.register(device)
+        raise NativeUnavailable("the package triton is not installed")
+    _triton.register(key)
     return Backend("triton")

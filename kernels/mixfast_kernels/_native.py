@@ -1,31 +1,32 @@
-"""Finds or builds the library of C++ operators for the CPU, and says why where it cannot.
+"""The libraries of C++ and CUDA operators: where their sources are, what compiles them, and why one cannot be had here.
 
-The sources (``csrc``) are compiled on first import into the cache folder, under a name that holds what went in: sources,
-flags, torch and compiler. After that an import hashes a few small files and loads the library.
+Three kinds, built on first use from ``csrc`` (see ``_build``):
+
+- ``cpu``: the C++ operators (``csrc/cpu``).
+- ``cuda``: the CUDA operators (``csrc/cuda``), by nvcc. No GPU is needed to build or to load it.
+- ``cuda-host``: the very same CUDA sources, by the C++ compiler: kernels run on the host, block after block and thread
+  after thread. Slow; it is there to test their arithmetic and bounds where there is no GPU.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import shlex
 import shutil
-import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from mixfast_kernels._build import NativeUnavailable, Recipe, built, earlier_build
+
 # The stable ABI with parallel_for and deleters; a library built for it also runs on every later torch.
 OLDEST_TORCH = (2, 11)
-FLAGS = (
-    "-std=c++17",
+COMPILERS = ("g++", "clang++", "c++")
+LANGUAGE = ("-std=c++17", f"-DTORCH_TARGET_VERSION=0x{OLDEST_TORCH[0]:02x}{OLDEST_TORCH[1]:02x}000000000000")
+CPU_FLAGS = (
+    *LANGUAGE,
     "-O3",
     "-fPIC",
     "-fvisibility=hidden",
@@ -33,48 +34,81 @@ FLAGS = (
     "-ffp-contract=fast",
     "-fno-math-errno",
     "-fno-trapping-math",
-    f"-DTORCH_TARGET_VERSION=0x{OLDEST_TORCH[0]:02x}{OLDEST_TORCH[1]:02x}000000000000",
 )
-COMPILERS = ("g++", "clang++", "c++")
+# Without vectors, which take a compiler long and a test not far.
+CUDA_HOST_FLAGS = (*LANGUAGE, "-x", "c++", "-O1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast")
+CUDA_FLAGS = (*LANGUAGE, "-O3", "-DUSE_CUDA", "-Xcompiler", "-fPIC,-fvisibility=hidden")
+# A100, H100, B200 and the consumer Blackwells; a later one compiles the newest one's intermediate code when it loads.
+CUDA_ARCHITECTURES = ("80", "90", "100", "120")
 
 
-class NativeUnavailable(RuntimeError):
-    """The C++ operators cannot be had here; the message says why."""
+def built_library(kind: str = "cpu") -> Path:
+    """The library of a kind for these sources, torch and compiler; built where it is not in the cache.
 
-
-def built_library() -> Path:
-    """The library for these sources, torch and compiler; built where it is not in the cache.
+    ``MIXFAST_CXXFLAGS`` holds more flags for the C++ compiler, ``MIXFAST_CUDA_ARCHITECTURES`` the architectures that
+    nvcc compiles for (``80;90;100;120``).
 
     Raises:
-        NativeUnavailable: no sources, compiler or writable cache folder, another platform, an older torch, or sources
-            that do not compile.
+        NativeUnavailable: no sources, compiler or writable cache folder, another platform, an older torch or one without
+            CUDA, or sources that do not compile.
     """
-    if sys.platform not in ("linux", "darwin"):
-        raise NativeUnavailable(f"the C++ operators are built on Linux and macOS only, this is {sys.platform}")
+    systems = ("linux",) if kind == "cuda" else ("linux", "darwin")
+    if sys.platform not in systems:
+        named = "Linux" if kind == "cuda" else "Linux and macOS"
+        raise NativeUnavailable(f"the C++ operators are built on {named} only, this is {sys.platform}")
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < OLDEST_TORCH:
-        raise NativeUnavailable(f"the C++ operators need torch 2.11 or newer, this is {torch.__version__}")
-    folder = cache_folder()
-    sources = Sources.read(source_folder())
-    compiler = find_compiler()
-    if compiler is None:
-        earlier = sorted(folder.glob(f"{sources.key}-*/{LIBRARY_NAME}"))
-        if earlier:
-            return earlier[0]
-        raise NativeUnavailable(f"no C++ compiler found (set CXX, or install one of {', '.join(COMPILERS)})")
-    target = folder / f"{sources.key}-{compiler_key(compiler)}"
-    if not (target / LIBRARY_NAME).exists():
-        try:
-            target.mkdir(parents=True, exist_ok=True)
-            with _locked(target / "lock"):
-                _build(sources, compiler, target)
-        except OSError as error:
-            raise NativeUnavailable(
-                f"cannot write to the cache folder {folder} (set MIXFAST_CACHE): {error}"
-            ) from error
-    return target / LIBRARY_NAME
+        raise NativeUnavailable(
+            f"the C++ operators need torch {OLDEST_TORCH[0]}.{OLDEST_TORCH[1]} or newer, this is {torch.__version__}"
+        )
+    if kind == "cuda" and torch.version.cuda is None:
+        raise NativeUnavailable(f"the CUDA operators need a torch with CUDA, this is {torch.__version__}")
+    cache, recipe = cache_folder(), recipe_of(kind, source_folder())
+    compiler = find_nvcc() if kind == "cuda" else find_compiler()
+    if compiler is not None:
+        return built(recipe, compiler, cache)
+    earlier = earlier_build(recipe, cache)
+    if earlier is not None:
+        return earlier
+    if kind == "cuda":
+        raise NativeUnavailable("no nvcc found (set CUDACXX or CUDA_HOME, or put it on the path)")
+    raise NativeUnavailable(f"no C++ compiler found (set CXX, or install one of {', '.join(COMPILERS)})")
 
 
-LIBRARY_NAME = "libmixfast_cpu" + (".dylib" if sys.platform == "darwin" else ".so")
+def recipe_of(kind: str, folder: Path) -> Recipe:
+    """How a kind of library is made of the sources in ``folder``."""
+    torch_folder = Path(torch.__file__).parent
+    include = ("-isystem", str(torch_folder / "include"))
+    link = ("-L", str(torch_folder / "lib"), "-ltorch_cpu")
+    more = tuple(shlex.split(os.environ.get("MIXFAST_CXXFLAGS", "")))
+    on_host = (("-undefined", "dynamic_lookup") if sys.platform == "darwin" else ()) + link + more
+    if kind == "cpu":
+        title, part, suffix, flags, link = "CPU operators", "cpu", ".cpp", CPU_FLAGS + more, on_host
+    elif kind == "cuda-host":
+        title, part, suffix, flags, link = "CUDA operators for the host", "cuda", ".cu", CUDA_HOST_FLAGS + more, on_host
+    elif kind == "cuda":
+        machines = architecture_flags()
+        title, part, suffix, flags = "CUDA operators", "cuda", ".cu", CUDA_FLAGS + machines
+        link = (*machines, *link, "-ltorch_cuda")
+    else:
+        raise ValueError(f"kind must be 'cpu', 'cuda' or 'cuda-host', got {kind!r}")
+    return Recipe(
+        title=title,
+        library=f"libmixfast_{kind.replace('-', '_')}" + (".dylib" if sys.platform == "darwin" else ".so"),
+        folder=folder,
+        parts=("common", part),
+        suffix=suffix,
+        flags=(*flags, *include),
+        link=link,
+        depends=(torch.__version__, platform.machine()),
+    )
+
+
+def architecture_flags() -> tuple[str, ...]:
+    """nvcc's flags for the machine code of each architecture, and the newest one's intermediate code."""
+    named = os.environ.get("MIXFAST_CUDA_ARCHITECTURES", "").replace(",", ";").split(";")
+    chosen = sorted({name.strip() for name in named if name.strip()} or CUDA_ARCHITECTURES, key=int)
+    codes = [f"-gencode=arch=compute_{name},code=sm_{name}" for name in chosen]
+    return (*codes, f"-gencode=arch=compute_{chosen[-1]},code=compute_{chosen[-1]}")
 
 
 def cache_folder() -> Path:
@@ -109,103 +143,14 @@ def find_compiler() -> tuple[str, ...] | None:
     return None
 
 
-def compiler_key(compiler: tuple[str, ...]) -> str:
-    """Changes when the compiler is exchanged. Its size and time tell; asking it for its version would cost every import."""
-    programs = [os.stat(found) for found in map(shutil.which, compiler) if found]
-    return _digest(*compiler, *(f"{status.st_size} {status.st_mtime_ns}" for status in programs))
-
-
-@dataclass(frozen=True)
-class Sources:
-    """The C++ sources and a key for their contents, the flags, torch and the processor family."""
-
-    folder: Path
-    contents: dict[Path, str]
-    key: str
-
-    @classmethod
-    def read(cls, folder: Path) -> Sources:
-        paths = sorted(
-            path for part in ("common", "cpu") for path in (folder / part).glob("*") if path.suffix in (".h", ".cpp")
-        )
-        contents = {path: path.read_text(encoding="utf-8") for path in paths}
-        named = (f"{path.relative_to(folder)}\n{text}" for path, text in contents.items())
-        return cls(folder, contents, _digest(*FLAGS, torch.__version__, platform.machine(), *named))
-
-    def units(self) -> list[Path]:
-        """The files to compile."""
-        return [path for path in self.contents if path.suffix == ".cpp"]
-
-    def unit_key(self, unit: Path) -> str:
-        """Changes with the file itself, ``common``, and the headers that begin with the file's own name."""
-        read = [path for path in self.contents if path.parent.name == "common" or path.name.startswith(unit.stem)]
-        return _digest(*FLAGS, torch.__version__, platform.machine(), *(self.contents[path] for path in read))
-
-
-def _digest(*parts: str) -> str:
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-
-
-def _build(sources: Sources, compiler: tuple[str, ...], target: Path) -> None:
-    """Compiles and links ``target / LIBRARY_NAME``, unless another process did so while this one waited for the lock."""
-    library, log = target / LIBRARY_NAME, target / "failed.log"
-    if library.exists():
-        return
-    if log.exists():
-        raise NativeUnavailable(_failure(log))
-    note = "mixfast_kernels: building the CPU operators, once for this torch and compiler; this takes up to a minute"
-    print(note, file=sys.stderr, flush=True)
-    objects = target.parent / "objects"
-    objects.mkdir(exist_ok=True)
-    include = ("-I", str(sources.folder), "-I", str(Path(torch.__file__).parent / "include"))
-
-    def compile_unit(unit: Path) -> Path:
-        # The compiler's key and the file's: what did not change since an earlier build is taken from it.
-        made = objects / f"{unit.stem}-{compiler_key(compiler)}-{sources.unit_key(unit)}.o"
-        if not made.exists():
-            _run([*compiler, *FLAGS, *include, "-c", str(unit)], made, log)
-        return made
-
-    # Two at a time: a compiler takes up to 1 GiB of memory.
-    with ThreadPoolExecutor(2) as pool:
-        made = [str(path) for path in pool.map(compile_unit, sources.units())]
-    lookup = ("-undefined", "dynamic_lookup") if sys.platform == "darwin" else ()
-    torch_library = ("-L", str(Path(torch.__file__).parent / "lib"), "-ltorch_cpu")
-    _run([*compiler, "-shared", *lookup, *made, *torch_library], library, log)
-
-
-def _run(command: list[str], output: Path, log: Path) -> None:
-    """Runs a compiler; its output appears under its name only when it is whole."""
-    handle, temporary = tempfile.mkstemp(dir=output.parent, suffix=".part")
-    os.close(handle)
-    try:
-        command = [*command, "-o", temporary]
-        result = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", env={**os.environ, "LC_ALL": "C"}
-        )
-        if result.returncode < 0:
-            # Stopped from outside, say for memory: worth another try at the next import, so no log is left.
-            raise NativeUnavailable(f"{command[0]} was stopped by signal {-result.returncode}")
-        if result.returncode > 0:
-            log.write_text(f"{' '.join(command)}\n{result.stdout}{result.stderr}", encoding="utf-8")
-            raise NativeUnavailable(_failure(log))
-        os.replace(temporary, output)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-
-
-def _failure(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8").splitlines()[1:]
-    errors = [line for line in lines if "error" in line] or lines
-    shortened = "\n".join(line[:200] for line in errors[:3])
-    return f"the C++ operators do not compile:\n{shortened}\nThe whole log is in {log}; remove it to try again."
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Holds a lock between processes: two that start at once build once."""
-    import fcntl  # not on Windows, where nothing is built
-
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def find_nvcc() -> tuple[str, ...] | None:
+    """$CUDACXX, else nvcc in $CUDA_HOME, else on the path."""
+    chosen = os.environ.get("CUDACXX")
+    if chosen and not shutil.which(chosen):
+        raise NativeUnavailable(f"CUDACXX names {chosen!r}, which is not an executable")
+    home = os.environ.get("CUDA_HOME")
+    for name in (chosen,) if chosen else (*((f"{home}/bin/nvcc",) if home else ()), "nvcc"):
+        found = shutil.which(name)
+        if found:
+            return (found,)
+    return None

@@ -154,7 +154,7 @@ def test_an_older_torch_and_another_system_are_named(small, monkeypatch):
 def test_a_library_that_cannot_be_loaded_is_named(small, monkeypatch):
     broken = small / "broken.so"
     broken.write_text("not a library")
-    monkeypatch.setattr(_native, "built_library", lambda: broken)
+    monkeypatch.setattr(_native, "built_library", lambda kind: broken)
     with pytest.warns(UserWarning, match="cannot load .*broken.so"):
         _backends.load()
     assert mk.backends()["cpu"].name == "reference"
