@@ -1,0 +1,254 @@
+"""The Triton mask_mix_encode in the interpreter, against the reference in float64, and compiled for cards ahead of time."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import interpreted
+import pytest
+import torch
+from conftest import draw_mixing
+from interpreted import GuardedResults, as_double, assert_within_twice, guarded
+from mixfast_kernels import Mixing
+from mixfast_kernels.mask_mix_encode import mask_mix_encode_backward_reference, mask_mix_encode_reference
+
+FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+ZONES = ("none", "box", "bitmap", "coverage")
+NAMES = ("images", "weight", "inside", "outside", "bias", "position")
+LAYOUTS = ("contiguous", "channels_last", "strided", "expanded")
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+
+
+def test_checks_in_the_interpreter():
+    interpreted.run_checks(__file__)
+
+
+@pytest.mark.parametrize("name", ["bfloat16, CIFAR stem", "bfloat16, ConViT patches"])
+def test_a_case_compiles_without_spills(name):
+    assert set(interpreted.spills("mask_mix_encode", name).values()) == {0}
+
+
+@pytest.mark.long
+def test_every_case_compiles_without_spills():
+    assert set(interpreted.spills("mask_mix_encode").values()) == {0}
+
+
+def draw(seed, *shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def laid_out(tensor, layout):
+    if layout == "channels_last":
+        return tensor.contiguous(memory_format=torch.channels_last)
+    if layout == "strided":
+        return torch.stack((tensor, tensor), -1)[..., 0]
+    if layout == "expanded":
+        return tensor[:, :1].expand_as(tensor)
+    return tensor
+
+
+class Case:
+    """Arguments of one call, and what the launchers and the reference make of them."""
+
+    def __init__(
+        self, *, batch=3, inputs=2, encoders=None, image=(3, 5, 6), channels=7, kernel=3, stride=1, padding=1, zone="box",
+        binary=False, dtype=torch.float32, image_dtype=None, layout="channels_last", extras=True, index=True, seed=0,
+    ):  # fmt: skip
+        unique, image_dtype = 4 if index else batch, image_dtype or dtype
+        colours, *size = image
+        self.grid = [(side + 2 * padding - kernel) // stride + 1 for side in size]
+        mixing_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+        self.mixing = draw_mixing(zone, batch, inputs, tuple(self.grid), mixing_dtype, seed)
+        if binary:
+            inside, outside = torch.zeros(batch, inputs), torch.zeros(batch, inputs)
+            inside[:, 0], outside[:, -1] = 1, 1
+            self.mixing = Mixing(inside, outside, tuple(self.grid), self.mixing.box, self.mixing.bitmap)
+        images = draw(seed + 1, unique, *image)
+        images = (images * 60 + 128).clamp(0, 255).byte() if image_dtype == torch.uint8 else images.to(image_dtype)
+        self.images = laid_out(images, layout)
+        self.weight = draw(seed + 2, encoders or inputs, channels, colours, kernel, kernel).to(dtype)
+        self.bias = draw(seed + 3, encoders or inputs, channels).to(dtype) if extras else None
+        self.position = draw(seed + 4, channels, *self.grid).to(dtype) if extras else None
+        self.grad = laid_out(draw(seed + 5, batch, channels, *self.grid).to(dtype), layout)
+        generator = torch.Generator().manual_seed(seed + 6)
+        self.index = torch.randint(unique, (batch, inputs), generator=generator) if index else None
+        statistics = ([0.3 + 0.1 * c for c in range(colours)], [0.2 + 0.05 * c for c in range(colours)])
+        self.settings = (self.grid, stride, padding, 1.75, *(statistics if extras else (None, None)))
+
+    def tensors(self):
+        mixing = self.mixing
+        return (
+            self.images, self.weight, mixing.inside, mixing.outside, mixing.box, mixing.bitmap, self.index, self.bias,
+            self.position,
+        )  # fmt: skip
+
+    def run(self, wanted=(False, False), change=lambda tensor: tensor):
+        """Result and gradients from the launchers, their tensors changed first."""
+        from mixfast_kernels._triton.mask_mix_encode import mask_mix_encode, mask_mix_encode_backward
+
+        grad, *tensors = (change(tensor) for tensor in (self.grad, *self.tensors()))
+        backward = mask_mix_encode_backward(grad, *tensors, *self.settings, list(wanted))
+        return mask_mix_encode(*tensors, *self.settings), *backward
+
+    def reference(self, change=lambda tensor: tensor):
+        grad, *tensors = (change(tensor) for tensor in (self.grad, *self.tensors()))
+        backward = mask_mix_encode_backward_reference(grad, *tensors, *self.settings, [False, False])
+        return mask_mix_encode_reference(*tensors, *self.settings), *backward
+
+    def check(self):
+        with GuardedResults():
+            results = self.run(change=guarded)
+        assert results[0].is_contiguous(memory_format=torch.channels_last)
+        assert all(gradient.is_contiguous() for gradient in results[1:])
+        names = ("result", *NAMES)
+        for name, got, plain, exact in zip(names, results, self.reference(), self.reference(as_double), strict=True):
+            assert_within_twice(got, plain, exact, name)
+
+
+# Each line is a place of its own in the kernels.
+SHAPES = {
+    "small-stem": dict(image=(3, 4, 5), batch=2),
+    "stem": dict(image=(3, 7, 8), channels=16, batch=2),
+    "stem-stride-2": dict(image=(3, 7, 8), stride=2),
+    "many-positions": dict(image=(3, 23, 25), channels=3, batch=2),  # tiles inside one sample, the last one partial
+    "many-channels": dict(image=(2, 3, 3), channels=150, batch=2),  # several tiles of channels
+    "patch": dict(image=(3, 4, 6), kernel=2, stride=2, padding=0, batch=2),
+    "patch-shared": dict(image=(3, 4, 6), kernel=2, stride=2, padding=0, batch=2, encoders=1),
+    "patch-many-taps": dict(image=(3, 14, 21), kernel=7, stride=7, padding=0),  # several tiles of taps
+    "patch-in-order": dict(image=(1, 12, 12), kernel=2, stride=2, padding=0, batch=4, binary=True),
+    "grey": dict(image=(1, 6, 7)),
+    "four-colours": dict(image=(4, 5, 6), inputs=4),
+    "three-inputs": dict(inputs=3, encoders=1),
+    "one-input": dict(inputs=1, channels=1),
+    "seven": dict(image=(3, 9, 8), kernel=7, stride=2, padding=3),
+    "gaps": dict(image=(3, 7, 8), kernel=2, stride=3, padding=1),
+    "pixels": dict(kernel=1, padding=0),
+    "no-index": dict(index=False),
+    "bare": dict(extras=False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def check_shapes(name):
+    Case(**SHAPES[name]).check()
+
+
+@pytest.mark.parametrize("zone", ZONES)
+def check_zones(zone):
+    for name in ("small-stem", "patch", "patch-shared"):
+        Case(zone=zone, dtype=torch.bfloat16, **SHAPES[name]).check()
+        Case(zone=zone, binary=True, **SHAPES[name]).check()
+
+
+@pytest.mark.parametrize("image_dtype", [torch.uint8, *FLOATS])
+@pytest.mark.parametrize("dtype", FLOATS)
+def check_dtypes(dtype, image_dtype):
+    # Without statistics floating-point images are read as they are, uint8 ones as 0..1 all the same.
+    Case(dtype=dtype, image_dtype=image_dtype, extras=dtype != torch.float16, **SHAPES["small-stem"]).check()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", ["small-stem", "patch"])
+def check_layouts(name, layout):
+    Case(dtype=torch.float64, image_dtype=torch.uint8, layout=layout, **SHAPES[name]).check()
+    case = Case(layout=layout, image_dtype=torch.uint8, **SHAPES[name])
+    mixing = case.mixing
+    strided = (laid_out(weights[..., None], "strided")[..., 0] for weights in (mixing.inside, mixing.outside))
+    case.mixing = Mixing(*strided, mixing.grid, mixing.box)
+    case.weight = laid_out(case.weight, "strided")
+    case.index = case.index[:, :1].expand(-1, 2)
+    case.bias = case.bias[:1].expand(2, -1)
+    case.check()
+
+
+@pytest.mark.parametrize(("kernel", "stride", "padding", "edges"), [(3, 1, 1, (3, 7)), (2, 2, 0, (1, 4))])
+def check_what_a_mask_hides_is_not_read(kernel, stride, padding, edges):
+    """Pixels under no visible window are NaN; they come out nowhere, forward or backward."""
+    case = Case(batch=2, image=(3, 10, 10), kernel=kernel, stride=stride, padding=padding, binary=True)
+    case.index = torch.tensor([[0, 1], [2, 3]])
+    low, high = edges
+    box = torch.tensor([[low, low, high, high]] * 2, dtype=torch.int32)
+    case.mixing = Mixing(case.mixing.inside, case.mixing.outside, tuple(case.grid), box)
+    shown = torch.zeros(1, 1, *case.grid)
+    shown[:, :, low:high, low:high] = 1
+    window = torch.ones(1, 1, kernel, kernel)
+    results = []
+    for fill in (0.0, torch.nan):
+        for slot, zone in enumerate((shown, 1 - shown)):
+            hidden = torch.nn.functional.conv_transpose2d(zone, window, stride=stride, padding=padding)[0, 0] == 0
+            assert hidden.any()
+            case.images[slot::2, :, hidden] = fill
+        results.append(case.run())
+    for want, got in zip(*results, strict=True):
+        assert got.isfinite().all() and torch.equal(got, want)
+
+
+@pytest.mark.parametrize("bad", [-1, 4, 2**40])
+def check_an_image_that_is_none_is_0_and_reads_nothing(bad):
+    case = Case(extras=False)
+    case.index[1, 0] = bad
+    got = case.run(change=guarded)
+    weightless = case.mixing.inside.clone(), case.mixing.outside.clone()
+    for weights in weightless:
+        weights[1, 0] = 0
+    case.mixing = Mixing(*weightless, case.mixing.grid, case.mixing.box)
+    case.index[1, 0] = 0
+    for value, expected in zip(got, case.run(), strict=True):
+        assert torch.equal(value, expected)
+
+
+def check_an_encoder_under_no_weight_may_hold_anything():
+    """Infinite bias and gradients of what an input does not show meet no 0."""
+    case = Case(zone="box", binary=True)
+    case.bias[0] = torch.inf
+    box = torch.tensor([[0, 0, 0, 0]] * 3, dtype=torch.int32)
+    case.mixing = Mixing(case.mixing.inside, case.mixing.outside, case.mixing.grid, box)
+    result, _, grad_weight, _, _, grad_bias, _ = case.run()
+    assert result.isfinite().all() and (grad_weight[0] == 0).all() and (grad_bias[0] == 0).all()
+
+
+@pytest.mark.parametrize("wanted", [(True, False), (False, True)])
+def check_gradients_of_images_and_zones_are_the_reference_s(wanted):
+    case = Case()
+    expected = mask_mix_encode_backward_reference(case.grad, *case.tensors(), *case.settings, list(wanted))
+    for got, want in zip(case.run(wanted)[1:], expected, strict=True):
+        assert torch.equal(got, want)
+
+
+def check_images_of_many_channels_and_empty_batches_are_the_reference_s():
+    for case in (Case(image=(17, 4, 4)), Case(batch=0)):
+        for got, want in zip(case.run(), case.reference(), strict=True):
+            assert torch.equal(got, want)
+
+
+def check_boxes_beyond_the_grid_and_upside_down():
+    case = Case()
+    box = torch.tensor([[-5, -3, 100, 4], [3, 3, 3, 8], [4, 2, 2, 5]], dtype=torch.int32)
+    case.mixing = Mixing(case.mixing.inside, case.mixing.outside, case.mixing.grid, box)
+    case.check()
+
+
+def check_images_beyond_four_gigabytes():
+    """Only the pages that are read are ever backed by memory."""
+    case = Case(
+        batch=2, image=(3, 32, 32), channels=2, stride=4, image_dtype=torch.uint8, layout="contiguous", extras=False
+    )
+    expected = case.run()
+    many = torch.empty(1_500_000, 3, 32, 32, dtype=torch.uint8)
+    many[-4:] = case.images
+    case.images, case.index = many, case.index + len(many) - 4
+    assert many[-4:].storage_offset() > 2**32
+    for got, want in zip(case.run(), expected, strict=True):
+        assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("name", ["small-stem", "patch-in-order"])
+def check_the_same_bits_twice_and_by_the_operators(name):
+    case = Case(**SHAPES[name])
+    first = case.run()
+    operators = torch.ops.mixfast
+    backward = operators.mask_mix_encode_backward(case.grad, *case.tensors(), *case.settings, [False, False])
+    again = (operators.mask_mix_encode(*case.tensors(), *case.settings), *backward)
+    for one, other in zip(first, again, strict=True):
+        assert torch.equal(one, other)

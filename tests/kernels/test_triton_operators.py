@@ -1,0 +1,55 @@
+"""The Triton operators under Triton's interpreter, in processes of their own: the launchers and kernels that ship."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+# Operator: the names of its cases in test_operators.py.
+OPERATORS = {
+    "augment": "augment",
+    "mask_mix_encode": "encode or encoding",
+    "mixed_cross_entropy": "loss",
+    "source_attribution": "attribut",
+    "unmix_pool": "pool",
+}
+SHARED = "empty_batches or autocast or refused or refuses"
+# Second derivatives go through the references, whatever the backend: finite differences of them are the long part.
+SLOW = "gradients_and_their_gradients"
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+
+
+def run_interpreted(*arguments):
+    """pytest in a process where Triton interprets and the CPU runs the Triton operators."""
+    environment = {**os.environ, "MIXFAST_BACKEND": "triton", "TRITON_INTERPRET": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--show-capture=no", *arguments]
+    result = subprocess.run(command, cwd=HERE, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-2000:]
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_operator_interpreted(operator):
+    run_interpreted("test_operators.py", "-k", f"({OPERATORS[operator]}) and not ({SHARED} or {SLOW})")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_derivatives_interpreted(operator):
+    run_interpreted("test_operators.py", "-k", f"({OPERATORS[operator]}) and {SLOW}")
+
+
+def test_what_the_operators_share_interpreted():
+    run_interpreted("test_operators.py", "-k", SHARED)
+
+
+@pytest.mark.parametrize("operator", ["source_attribution", "unmix_pool"])
+def test_kernels_interpreted(operator):
+    """Shapes, layouts, dtypes, guards and offsets of the operators whose own tests also run on a GPU as they are."""
+    run_interpreted(f"test_triton_{operator}.py")
