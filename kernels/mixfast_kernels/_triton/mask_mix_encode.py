@@ -29,12 +29,11 @@ from mixfast_kernels.mask_mix_encode import mask_mix_encode_backward_reference, 
 
 # Their statistics are constants of the kernels, chosen by comparing a channel with each of them.
 MAX_IMAGE_CHANNELS = 16
-# Positions, most taps and most channels of a tile by the encoders' element size. Forward: 64 positions of 16 channels are
-# one 128-bit store a thread in bfloat16, and 128 channels gather the windows of a stem of 128 once. The narrower tiles of
-# float32 and float64 are the largest found that spill on none of sm_80, 90, 100 and 120.
-FORWARD = {2: (64, 64, 128), 4: (64, 16, 64), 8: (32, 16, 32)}
+# Positions, most taps and most channels of a tile by the encoders' element size. Forward: 128 channels gather the windows of
+# a stem of 128 once; larger tiles in bfloat16 and 32 taps in float32 spill on some card, or take most of its registers.
+FORWARD = {2: (32, 32, 128), 4: (64, 16, 64), 8: (32, 16, 32)}
 BACKWARD = {2: (64, 64, 64), 4: (32, 32, 64), 8: (16, 16, 32)}
-# Two keep the next encoders' tile in flight within 56 KiB of shared memory, which an RTX card (99 KiB) has too.
+# The next tile of encoders is on its way while one is multiplied.
 STAGES = 2
 # Forward, from this many positions on a tile stays inside one sample, whose box and images it then reads once.
 MANY_POSITIONS = 512
