@@ -8,7 +8,7 @@
 #include <vector>
 
 extern "C" __attribute__((visibility("default"))) int32_t torch_parallel_for(int64_t begin, int64_t end, int64_t grain_size,
-                                                                              void (*f)(int64_t, int64_t, void*), void* context) {
+                                                                             void (*f)(int64_t, int64_t, void*), void* context) {
   // More than there are cores: ranges that are neighbours in memory shall really meet.
   constexpr int64_t MOST_THREADS = 5;
   const int64_t count = end - begin, grain = std::max<int64_t>(grain_size, 1);

@@ -7,8 +7,8 @@
 
 namespace mixfast {
 
-// The share of target cell t that the interval [from, to) of source cells takes; a target cell is `cell` source cells long. In double:
-// a small share is the difference of two large borders.
+// The share of target cell t that the interval [from, to) of source cells takes; a target cell is `cell` source cells long. In
+// double: a small share is the difference of two large borders.
 inline double share_of_cell(int64_t from, int64_t to, int64_t t, double cell) {
   const double low = double(t) * cell;
   return std::clamp((std::min(double(to), low + cell) - std::max(double(from), low)) / cell, 0.0, 1.0);
@@ -74,7 +74,8 @@ class Coverage {
   void for_each_sample(int64_t bytes_each, const Make& make) const {
     constexpr int64_t WIDEST_VECTOR = 16;
     parallel_for(zone_.batch, bytes_each, [&](int64_t begin, int64_t end) {
-      const Buffer<W> covered = make_buffer<W>(positions() + WIDEST_VECTOR), uncovered = make_buffer<W>(positions() + WIDEST_VECTOR);
+      const Buffer<W> covered = make_buffer<W>(positions() + WIDEST_VECTOR),
+                      uncovered = make_buffer<W>(positions() + WIDEST_VECTOR);
       const Buffer<W> scratch = make_buffer<W>(2 * zone_.width);
       for (const Buffer<W>* shares : {&covered, &uncovered}) std::fill_n(shares->get() + positions(), WIDEST_VECTOR, W(0));
       const auto f = make();

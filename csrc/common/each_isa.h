@@ -17,8 +17,7 @@
 #include "common/isa.h"
 
 #if defined(__clang__)
-#define MIXFAST_TARGET_PUSH(features) \
-  MIXFAST_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
+#define MIXFAST_TARGET_PUSH(features) MIXFAST_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
 #define MIXFAST_TARGET_POP MIXFAST_PRAGMA(clang attribute pop)
 #else
 #define MIXFAST_TARGET_PUSH(features) MIXFAST_PRAGMA(GCC push_options) MIXFAST_PRAGMA(GCC target(features))

@@ -49,8 +49,7 @@ decltype(auto) call_for_float(ScalarType dtype, F&& f) {
     case ScalarType::Half:
       return f(Tag<float16>{});
     default:
-      STD_TORCH_CHECK(false, "expected float32, float64, bfloat16 or float16, got scalar type ",
-                      static_cast<int>(dtype));
+      STD_TORCH_CHECK(false, "expected float32, float64, bfloat16 or float16, got scalar type ", static_cast<int>(dtype));
   }
 }
 
@@ -80,8 +79,6 @@ inline int64_t element_size(ScalarType dtype) {
   }
 }
 
-inline ScalarType sum_dtype(ScalarType dtype) {
-  return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
+inline ScalarType sum_dtype(ScalarType dtype) { return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float; }
 
 }  // namespace mixfast

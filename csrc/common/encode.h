@@ -178,9 +178,7 @@ struct EncodePlan {
   const S* weight_of(int64_t input) const {
     return weight + shape.encoder_of(input) * Panels<S>::size(shape.taps(), shape.channels);
   }
-  const S* bias_of(int64_t input) const {
-    return bias + shape.encoder_of(input) * Panels<S>::padded(shape.channels);
-  }
+  const S* bias_of(int64_t input) const { return bias + shape.encoder_of(input) * Panels<S>::padded(shape.channels); }
 };
 
 // A stretch of a band's output positions (row by row), whose windows are `step` apart and begin at element `pixels` of the packed

@@ -1,70 +1,18 @@
-// The arguments of mask_mix_encode, checked and put into the form that kernels read.
+// The arguments of mask_mix_encode, put into the form that the C++ kernels read.
 #pragma once
 
 #include "common/encode.h"
+#include "common/encode_inputs.h"
 #include "common/parallel.h"
 
 namespace mixfast {
 
-using OptionalFloats = std::optional<std::vector<double>>;
-
-struct EncodeInputs {
-  const Tensor &images, &weight, &inside, &outside;
-  const OptionalTensor &box, &bitmap, &index, &bias, &position;
-  const std::vector<int64_t>& grid;
-  int64_t stride, padding;
-  double scale;
-  const OptionalFloats &mean, &std;
-};
-
-inline void check_shape(const Tensor& tensor, const char* name, std::initializer_list<int64_t> expected) {
-  const auto sizes = tensor.sizes();
-  STD_TORCH_CHECK(
-      sizes.size() == expected.size() && std::equal(expected.begin(), expected.end(), sizes.begin()),
-      "mask_mix_encode: ", name, " has another shape than the other arguments ask for");
-}
-
-// The sizes of one call, which its tensors all have. The public function has already refused bad arguments with better words; here memory is kept safe.
+// The sizes of one call, which its tensors all have.
 inline EncodeShape checked_shape(const EncodeInputs& in) {
-  STD_TORCH_CHECK(in.images.dim() == 4 && in.weight.dim() == 5, "mask_mix_encode: images must have 4 and weight 5 dimensions");
-  call_for_float_or_uint8(in.images.scalar_type(), [](auto) {});
-  STD_TORCH_CHECK(in.inside.dim() == 2 && in.grid.size() == 2, "mask_mix_encode: inside must be [B, M] and grid (H', W')");
-  const int64_t kernel = in.weight.size(3);
-  EncodeShape shape{
-      in.inside.size(0), in.inside.size(1), in.weight.size(0), in.images.size(0), in.images.size(1), in.images.size(2),
-      in.images.size(3), in.weight.size(1), kernel,            in.stride,         in.padding,        in.grid[0],
-      in.grid[1]};
-  STD_TORCH_CHECK(
-      kernel >= 1 && in.stride >= 1 && in.padding >= 0,
-      "mask_mix_encode: kernel and stride must be at least 1, padding at least 0; got ", kernel, ", ", in.stride, ", ", in.padding);
-  const int64_t spare_y = shape.image_height + 2 * in.padding - kernel, spare_x = shape.image_width + 2 * in.padding - kernel;
-  STD_TORCH_CHECK(
-      spare_y >= 0 && spare_x >= 0 && shape.height == spare_y / in.stride + 1 && shape.width == spare_x / in.stride + 1,
-      "mask_mix_encode: grid (", shape.height, ", ", shape.width, ") is not the size of the convolution's result");
-  STD_TORCH_CHECK(shape.encoders == 1 || shape.encoders == shape.inputs, "mask_mix_encode: weight must hold 1 or M encoders");
-  check_shape(in.weight, "weight", {shape.encoders, shape.channels, shape.image_channels, kernel, kernel});
-  check_shape(in.outside, "outside", {shape.batch, shape.inputs});
-  if (in.box) check_shape(*in.box, "box", {shape.batch, 4});
-  if (in.bitmap) {
-    check_shape(*in.bitmap, "bitmap", {shape.batch, shape.height, shape.width});
-    const ScalarType dtype = in.bitmap->scalar_type();
-    STD_TORCH_CHECK(
-        dtype == ScalarType::Bool || dtype == ScalarType::Float || dtype == ScalarType::Double,
-        "mask_mix_encode: bitmap must be bool, float32 or float64");
-  }
-  if (in.index) {
-    check_shape(*in.index, "index", {shape.batch, shape.inputs});
-  } else {
-    STD_TORCH_CHECK(shape.unique == shape.batch, "mask_mix_encode: without index there must be one image a sample");
-  }
-  if (in.bias) check_shape(*in.bias, "bias", {shape.encoders, shape.channels});
-  if (in.position) check_shape(*in.position, "position", {shape.channels, shape.height, shape.width});
-  for (const OptionalFloats* numbers : {&in.mean, &in.std}) {
-    STD_TORCH_CHECK(
-        !*numbers || int64_t((*numbers)->size()) == shape.image_channels,
-        "mask_mix_encode: mean and std must hold one number a channel");
-  }
-  return shape;
+  check_encode_inputs(in);
+  return {in.inside.size(0), in.inside.size(1), in.weight.size(0), in.images.size(0), in.images.size(1),
+          in.images.size(2), in.images.size(3), in.weight.size(1), in.weight.size(3), in.stride,
+          in.padding,        in.grid[0],        in.grid[1]};
 }
 
 template <class S>
@@ -95,9 +43,14 @@ class EncodeArguments {
 
   EncodePlan<S> plan() const {
     const S* factor = factor_.empty() ? nullptr : factor_.data();
-    const Pixels<S> pixels{
-        images_.const_data_ptr(), images_.scalar_type(), images_.stride(0), images_.stride(1),
-        images_.stride(2),        images_.stride(3),     factor,            shift_.data()};
+    const Pixels<S> pixels{images_.const_data_ptr(),
+                           images_.scalar_type(),
+                           images_.stride(0),
+                           images_.stride(1),
+                           images_.stride(2),
+                           images_.stride(3),
+                           factor,
+                           shift_.data()};
     return {shape, WindowLayout::of(shape), pixels, index_.data(), weight_.get(), bias_.data(), scale_};
   }
 

@@ -22,8 +22,8 @@ inline void pack_dense(const T* from, int64_t count, const S* factor, const S* s
 
 // `count` pixels of one row, from pixel x on, to interleaved channels.
 template <class S, class T>
-__attribute__((noinline)) void pack_pixels(
-    const Pixels<S>& pixels, int64_t channels, const T* row, int64_t x, int64_t count, S* to) {
+__attribute__((noinline)) void pack_pixels(const Pixels<S>& pixels, int64_t channels, const T* row, int64_t x, int64_t count,
+                                           S* to) {
   const S* factor = pixels.factor ? pixels.factor + x * channels : nullptr;
   const S* shift = pixels.factor ? pixels.shift + x * channels : nullptr;
   row += x * pixels.stride_x;
@@ -57,8 +57,8 @@ inline void fill_zero(S* to, int64_t count) {
 
 // Pixels [from, to) of row y of one image. What lies outside the image is 0.
 template <class S, class T>
-inline void pack_row(
-    const Pixels<S>& pixels, const EncodeShape& shape, const T* image, int64_t y, int64_t from, int64_t to, S* packed) {
+inline void pack_row(const Pixels<S>& pixels, const EncodeShape& shape, const T* image, int64_t y, int64_t from, int64_t to,
+                     S* packed) {
   const int64_t channels = shape.image_channels;
   const bool is_outside = y < 0 || y >= shape.image_height;
   const int64_t first = from < 0 ? 0 : from, last = to > shape.image_width ? shape.image_width : to;
@@ -109,15 +109,14 @@ void pack_rows(const EncodePlan<S>& plan, const Band<S>& band, const Box& box, c
   for (int64_t r = 0; r < runs; ++r) {
     const Run& run = band.runs[r];
     const int64_t row = run.y - band.first_row;
-    spans[r] = {
-        row * shape.stride * windows.row_stride + run.from * windows.step, row * shape.width + run.from, run.to - run.from};
+    spans[r] = {row * shape.stride * windows.row_stride + run.from * windows.step, row * shape.width + run.from, run.to - run.from};
   }
 }
 
 // Copies the windows of all runs that see the input, one after the other in the runs' order.
 template <class S, class T>
-void pack_patches(
-    const EncodePlan<S>& plan, const Band<S>& band, int64_t input, bool always, const T* image, S* packed, Span* spans) {
+void pack_patches(const EncodePlan<S>& plan, const Band<S>& band, int64_t input, bool always, const T* image, S* packed,
+                  Span* spans) {
   const EncodeShape& shape = plan.shape;
   const int64_t stretch = shape.kernel * shape.image_channels;
   int64_t used = 0;
@@ -139,8 +138,8 @@ void pack_patches(
 
 // Packs what the band sees of an input and fills in a span for each run that sees it; false where none does.
 template <class S, class T>
-__attribute__((noinline)) bool pack_input_of(
-    const EncodePlan<S>& plan, const Band<S>& band, int64_t input, bool always, S* packed, Span* spans) {
+__attribute__((noinline)) bool pack_input_of(const EncodePlan<S>& plan, const Band<S>& band, int64_t input, bool always, S* packed,
+                                             Span* spans) {
   const EncodeShape& shape = plan.shape;
   const Box box = seen_box(band, input, shape.inputs, always);
   if (box.top >= box.bottom) return false;

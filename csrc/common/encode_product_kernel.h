@@ -27,8 +27,8 @@ inline int64_t place_of(const Product<S>& product, int64_t position) {
 
 // The last vectors of a result whose columns do not fill them.
 template <class S>
-__attribute__((noinline)) void store_partly(
-    const Product<S>& product, const Vector<S>* values, int64_t positions, int64_t vectors, int64_t column, int64_t first) {
+__attribute__((noinline)) void store_partly(const Product<S>& product, const Vector<S>* values, int64_t positions, int64_t vectors,
+                                            int64_t column, int64_t first) {
   for (int64_t p = 0; p < positions; ++p) {
     const int64_t place = place_of(product, first + p);
     for (int64_t n = 0; n < vectors; ++n) {
@@ -43,8 +43,8 @@ __attribute__((noinline)) void store_partly(
 
 // P positions by N vectors of columns: all sums stay in registers. STEP: windows.step where it is known, else 0.
 template <class S, int P, int N, int STEP>
-__attribute__((noinline)) void product_tile(
-    const Product<S>& product, const S* pixels, const S* panel, int64_t width, int64_t column, int64_t first) {
+__attribute__((noinline)) void product_tile(const Product<S>& product, const S* pixels, const S* panel, int64_t width,
+                                            int64_t column, int64_t first) {
   constexpr int64_t lanes = LANES<S>;
   const int64_t step = STEP > 0 ? STEP : product.windows.step;
   Vector<S> sums[P][N];
@@ -103,8 +103,8 @@ constexpr int MOST_POSITIONS = MIXFAST_AVX512 ? (N == 1 ? 16 : 12) : 6;
 
 // N vectors of columns, from `column` on, which begin at `panel` in a panel of `width` columns.
 template <class S, int N, int STEP>
-__attribute__((noinline)) void product_columns(
-    const Product<S>& product, const Span* spans, int64_t count, const S* panel, int64_t width, int64_t column) {
+__attribute__((noinline)) void product_columns(const Product<S>& product, const Span* spans, int64_t count, const S* panel,
+                                               int64_t width, int64_t column) {
   using Tiles = ProductTiles<S, N, STEP, std::make_integer_sequence<int, MOST_POSITIONS<N>>>;
   for (int64_t s = 0; s < count; ++s) {
     const S* pixels = product.pixels + spans[s].pixels;

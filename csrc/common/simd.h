@@ -135,14 +135,10 @@ inline Halves narrow(Vector<float> values, bfloat16) {
 
 #if MIXFAST_AVX512
 inline Vector<float> widen(Halves bits, float16) { return Vector<float>(_mm512_cvtph_ps(__m256i(bits))); }
-inline Halves narrow(Vector<float> values, float16) {
-  return Halves(_mm512_cvtps_ph(__m512(values), _MM_FROUND_TO_NEAREST_INT));
-}
+inline Halves narrow(Vector<float> values, float16) { return Halves(_mm512_cvtps_ph(__m512(values), _MM_FROUND_TO_NEAREST_INT)); }
 #elif MIXFAST_AVX2
 inline Vector<float> widen(Halves bits, float16) { return Vector<float>(_mm256_cvtph_ps(__m128i(bits))); }
-inline Halves narrow(Vector<float> values, float16) {
-  return Halves(_mm256_cvtps_ph(__m256(values), _MM_FROUND_TO_NEAREST_INT));
-}
+inline Halves narrow(Vector<float> values, float16) { return Halves(_mm256_cvtps_ph(__m256(values), _MM_FROUND_TO_NEAREST_INT)); }
 #else
 // The exponent's bias is moved by a multiplication with a power of two, which also gives subnormal numbers right.
 inline Vector<float> widen(Halves bits, float16) {

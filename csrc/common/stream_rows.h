@@ -1,4 +1,5 @@
-// Writing rows of a result past the caches. Included by a kernel file, so once for each instruction set; streaming.h says from when on.
+// Writing rows of a result past the caches. Included by a kernel file, so once for each instruction set; streaming.h says from when
+// on.
 
 // Copies past the caches: what will not fit into them anyway is written without being read first, which halves the traffic.
 template <class T>
@@ -39,7 +40,8 @@ inline void put(T* to, const T* from, int64_t count, bool stream) {
   }
 }
 
-// Writes `rows` rows side by side: write(r, where) makes row r, and may overwrite up to a vector past its end. tile: tile_capacity(row).
+// Writes `rows` rows side by side: write(r, where) makes row r, and may overwrite up to a vector past its end. tile:
+// tile_capacity(row).
 template <class T, class Write>
 inline void write_rows(T* to, int64_t rows, int64_t row_elements, T* tile, bool stream, Write&& write) {
   const bool nothing_past_ends = row_elements % LANES<sum_t<T>> == 0;

@@ -6,8 +6,8 @@
 
 namespace mixfast {
 
-// Writing around the caches does not read the old contents first. From here on that saves up to half the time, and the operator that
-// reads the result next loses no more than that.
+// Writing around the caches does not read the old contents first. From here on that saves up to half the time, and the operator
+// that reads the result next loses no more than that.
 constexpr int64_t STREAM_FROM_BYTES = 4 << 20;
 
 // Elements of a tile: several short rows, or one long one, and room for a vector that reaches past its end.

@@ -21,6 +21,7 @@ namespace mixfast {
 using torch::headeronly::MemoryFormat;
 using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
+using OptionalFloats = std::optional<std::vector<double>>;
 
 template <class T>
 const T* data(const Tensor& tensor) {
@@ -32,8 +33,23 @@ T* mutable_data(const Tensor& tensor) {
   return static_cast<T*>(tensor.mutable_data_ptr());
 }
 
-inline int32_t dtype_code(ScalarType dtype) {
-  return torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
+inline int32_t dtype_code(ScalarType dtype) { return torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)); }
+
+// Strides of elements that lie densely in the given order of dimensions.
+inline std::vector<int64_t> dense_strides(const std::vector<int64_t>& sizes, const std::vector<int>& outermost_first) {
+  std::vector<int64_t> strides(sizes.size());
+  int64_t stride = 1;
+  for (auto dimension = outermost_first.rbegin(); dimension != outermost_first.rend(); ++dimension) {
+    strides[*dimension] = stride;
+    stride *= std::max<int64_t>(sizes[*dimension], 1);
+  }
+  return strides;
+}
+
+inline std::vector<int> row_major(size_t dimensions) {
+  std::vector<int> order(dimensions);
+  std::iota(order.begin(), order.end(), 0);
+  return order;
 }
 
 // A tensor in memory that is used again when the tensor is gone.
@@ -47,14 +63,8 @@ inline Tensor empty_recycled(const std::vector<int64_t>& sizes, const std::vecto
 
 // A new tensor on the CPU whose elements lie densely in the given order of dimensions, outermost first. (Not
 // torch::stable::empty: that goes through the dispatcher and takes several times as long.)
-inline Tensor empty_in_order(const std::vector<int64_t>& sizes, ScalarType dtype,
-                             const std::vector<int>& outermost_first) {
-  std::vector<int64_t> strides(sizes.size());
-  int64_t stride = 1;
-  for (auto dimension = outermost_first.rbegin(); dimension != outermost_first.rend(); ++dimension) {
-    strides[*dimension] = stride;
-    stride *= std::max<int64_t>(sizes[*dimension], 1);
-  }
+inline Tensor empty_in_order(const std::vector<int64_t>& sizes, ScalarType dtype, const std::vector<int>& outermost_first) {
+  const std::vector<int64_t> strides = dense_strides(sizes, outermost_first);
   const int64_t bytes = std::accumulate(sizes.begin(), sizes.end(), element_size(dtype), std::multiplies<int64_t>());
   if (bytes >= RECYCLED_FROM_BYTES) return empty_recycled(sizes, strides, dtype, bytes);
   AtenTensorHandle handle;
@@ -65,9 +75,7 @@ inline Tensor empty_in_order(const std::vector<int64_t>& sizes, ScalarType dtype
 
 // A new contiguous tensor on the CPU.
 inline Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype) {
-  std::vector<int> order(sizes.size());
-  for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<int>(i);
-  return empty_in_order(sizes, dtype, order);
+  return empty_in_order(sizes, dtype, row_major(sizes.size()));
 }
 
 // A new [B, C, H, W] tensor in channels-last memory on the CPU.
@@ -96,9 +104,7 @@ inline bool is_dense(const Tensor& tensor, std::initializer_list<int> outermost_
 inline bool is_channels_last(const Tensor& tensor_BCHW) { return is_dense(tensor_BCHW, {0, 2, 3, 1}); }
 
 // The same values contiguously; the tensor itself where it already is.
-inline Tensor as_contiguous(const Tensor& tensor) {
-  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
-}
+inline Tensor as_contiguous(const Tensor& tensor) { return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor); }
 
 inline Tensor as_channels_last(const Tensor& tensor_BCHW) {
   if (is_channels_last(tensor_BCHW)) return tensor_BCHW;

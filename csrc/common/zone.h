@@ -20,8 +20,8 @@ class Zone {
   int64_t batch, inputs, height, width;
   std::vector<W> inside, outside;  // [batch, inputs]
 
-  Zone(const Tensor& inside_BM, const Tensor& outside_BM, const OptionalTensor& box_B4,
-       const OptionalTensor& bitmap_BHW, int64_t height, int64_t width)
+  Zone(const Tensor& inside_BM, const Tensor& outside_BM, const OptionalTensor& box_B4, const OptionalTensor& bitmap_BHW,
+       int64_t height, int64_t width)
       : batch(inside_BM.size(0)),
         inputs(inside_BM.size(1)),
         height(height),

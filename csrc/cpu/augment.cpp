@@ -72,11 +72,10 @@ namespace mixfast {
 namespace {
 
 // The windows of all samples, their images and places checked.
-std::vector<Window> windows_of(const Tensor& images, const Tensor& index_BS, const Tensor& crop_BS2,
-                               const OptionalTensor& flip_BS, int64_t pad, int64_t height, int64_t width) {
+std::vector<Window> windows_of(const Tensor& images, const Tensor& index_BS, const Tensor& crop_BS2, const OptionalTensor& flip_BS,
+                               int64_t pad, int64_t height, int64_t width) {
   const std::vector<int64_t> index = integers_of(index_BS), crop = integers_of(crop_BS2);
-  const std::vector<uint8_t> flip =
-      flip_BS ? values_of<uint8_t>(*flip_BS, ScalarType::Bool) : std::vector<uint8_t>(index.size());
+  const std::vector<uint8_t> flip = flip_BS ? values_of<uint8_t>(*flip_BS, ScalarType::Bool) : std::vector<uint8_t>(index.size());
   check_indices(index, images.size(0), "index");
   const int64_t rows = images.size(2) + 2 * pad - height + 1, columns = images.size(3) + 2 * pad - width + 1;
   std::vector<Window> windows(index.size());
@@ -95,8 +94,8 @@ template <class S>
 struct Normalisation {
   std::vector<S> scale, shift;
 
-  Normalisation(const std::optional<std::vector<double>>& mean, const std::optional<std::vector<double>>& std,
-                int64_t width, int64_t channels, bool to_bytes)
+  Normalisation(const std::optional<std::vector<double>>& mean, const std::optional<std::vector<double>>& std, int64_t width,
+                int64_t channels, bool to_bytes)
       : scale(width * channels + ROW_SLACK), shift(width * channels + ROW_SLACK) {
     for (int64_t i = 0; i < width * channels; ++i) {
       const double deviation = std ? (*std)[i % channels] : 1, centre = mean ? (*mean)[i % channels] : 0;
@@ -121,17 +120,15 @@ void run(AugmentArguments<T> arguments, int64_t batch) {
     std::vector<uint8_t> bytes(rows * row_bytes);
     std::vector<S> coverage(arguments.width), element_coverage(row_bytes), weights(arguments.sources);
     std::vector<const uint8_t*> row_of(arguments.sources);
-    const Scratch<S> scratch{bytes.data(),  row_bytes,     coverage.data(), element_coverage.data(),
-                             row_of.data(), weights.data()};
+    const Scratch<S> scratch{bytes.data(), row_bytes, coverage.data(), element_coverage.data(), row_of.data(), weights.data()};
     const Buffer<T> tile = make_buffer<T>(tile_capacity(elements));
     MIXFAST_CALL(augment_rows<T>, arguments, scratch, tile.get(), begin, end);
   });
 }
 
-Tensor augment(Tensor images, Tensor index, Tensor crop, OptionalTensor flip, OptionalTensor inside,
-               OptionalTensor outside, OptionalTensor box, OptionalTensor bitmap, int64_t pad,
-               std::optional<std::vector<double>> mean, std::optional<std::vector<double>> std, ScalarType dtype,
-               std::vector<int64_t> out_size) {
+Tensor augment(Tensor images, Tensor index, Tensor crop, OptionalTensor flip, OptionalTensor inside, OptionalTensor outside,
+               OptionalTensor box, OptionalTensor bitmap, int64_t pad, std::optional<std::vector<double>> mean,
+               std::optional<std::vector<double>> std, ScalarType dtype, std::vector<int64_t> out_size) {
   const int64_t batch = index.size(0), channels = images.size(1), height = out_size[0], width = out_size[1];
   const std::vector<Window> windows = windows_of(images, index, crop, flip, pad, height, width);
   const Tensor result = empty_channels_last({batch, channels, height, width}, dtype);

@@ -25,8 +25,7 @@ inline void copy_mirrored(const AugmentArguments<T>& a, const uint8_t* from, uin
     const int64_t step = 16 / a.channels, unused = 16 - step * a.channels;
     const __m128i order = load_raw<__m128i>(a.mirror);
     // A load's unused bytes lie behind its pixels: the first ones go singly, until as many bytes are behind.
-    for (; x < count && x * a.channels < unused; ++x)
-      copy_pixels(a, from + (count - 1 - x) * a.channels, to + x * a.channels, 1);
+    for (; x < count && x * a.channels < unused; ++x) copy_pixels(a, from + (count - 1 - x) * a.channels, to + x * a.channels, 1);
     for (; x + step <= count; x += step) {
       const __m128i pixels = load_raw<__m128i>(from + (count - x - step) * a.channels);
       _mm_storeu_si128(reinterpret_cast<__m128i*>(to + x * a.channels), _mm_shuffle_epi8(pixels, order));
@@ -39,8 +38,8 @@ inline void copy_mirrored(const AugmentArguments<T>& a, const uint8_t* from, uin
 // Row y, columns first to last - 1 of a window: in the image itself where it lies there as wanted and
 // `in_place` allows it, else put into `bytes`.
 template <class T>
-inline const uint8_t* row_bytes(const AugmentArguments<T>& a, const Window& window, int64_t y, int64_t first,
-                                int64_t last, uint8_t* bytes, bool in_place) {
+inline const uint8_t* row_bytes(const AugmentArguments<T>& a, const Window& window, int64_t y, int64_t first, int64_t last,
+                                uint8_t* bytes, bool in_place) {
   const int64_t row = window.top + y, length = (last - first) * a.channels;
   if (row < 0 || row >= a.image_height) {
     std::memset(bytes, 0, length);
@@ -122,8 +121,7 @@ inline void blend(const AugmentArguments<T>& a, const uint8_t* const* rows, int6
 
 // One source, whole.
 template <class T>
-inline void plain_row(const AugmentArguments<T>& a, const Window& window, int64_t y, const Scratch<sum_t<T>>& scratch,
-                      T* result) {
+inline void plain_row(const AugmentArguments<T>& a, const Window& window, int64_t y, const Scratch<sum_t<T>>& scratch, T* result) {
   const int64_t elements = a.width * a.channels;
   normalise(a, row_bytes(a, window, y, 0, a.width, scratch.bytes, may_stay<T>(elements)), result, elements);
 }
@@ -140,16 +138,15 @@ inline void sharp_row(const AugmentArguments<T>& a, const Window& inside, const 
 
 // Each pixel from seen[1] where its bit is set, else from seen[0]. CHANNELS: 0 for any number.
 template <int CHANNELS>
-inline void select_pixels(const uint8_t* const (&seen)[2], const uint8_t* bits, uint8_t* bytes, int64_t width,
-                          int64_t channels) {
+inline void select_pixels(const uint8_t* const (&seen)[2], const uint8_t* bits, uint8_t* bytes, int64_t width, int64_t channels) {
   const int64_t length = CHANNELS ? CHANNELS : channels;
   for (int64_t x = 0; x < width; ++x) std::memcpy(bytes + x * length, seen[bits[x] != 0] + x * length, length);
 }
 
 // The same for a zone that may change at every pixel.
 template <class T>
-inline void sharp_bitmap_row(const AugmentArguments<T>& a, const Window& inside, const Window& outside,
-                             const uint8_t* is_inside, int64_t y, const Scratch<sum_t<T>>& scratch, T* result) {
+inline void sharp_bitmap_row(const AugmentArguments<T>& a, const Window& inside, const Window& outside, const uint8_t* is_inside,
+                             int64_t y, const Scratch<sum_t<T>>& scratch, T* result) {
   const uint8_t* seen[2] = {row_bytes(a, outside, y, 0, a.width, scratch.row(1), true),
                             row_bytes(a, inside, y, 0, a.width, scratch.row(2), true)};
   switch (a.channels) {
@@ -167,8 +164,8 @@ inline void sharp_bitmap_row(const AugmentArguments<T>& a, const Window& inside,
 
 // Constant weights within a zone; sources that weigh nothing there are not read.
 template <class T>
-inline void blended_row(const AugmentArguments<T>& a, const Window* windows, int64_t b, int64_t y,
-                        const Scratch<sum_t<T>>& scratch, T* result) {
+inline void blended_row(const AugmentArguments<T>& a, const Window* windows, int64_t b, int64_t y, const Scratch<sum_t<T>>& scratch,
+                        T* result) {
   using S = sum_t<T>;
   a.zone->runs(b, y, [&](int64_t from, int64_t to, bool is_inside) {
     const S* weights = is_inside ? a.zone->inside_of(b) : a.zone->outside_of(b);
@@ -187,8 +184,8 @@ inline void blended_row(const AugmentArguments<T>& a, const Window* windows, int
 
 // Weights that change from pixel to pixel.
 template <class T>
-inline void covered_row(const AugmentArguments<T>& a, const Window* windows, int64_t b, int64_t y,
-                        const Scratch<sum_t<T>>& scratch, T* result) {
+inline void covered_row(const AugmentArguments<T>& a, const Window* windows, int64_t b, int64_t y, const Scratch<sum_t<T>>& scratch,
+                        T* result) {
   using S = sum_t<T>;
   const int64_t elements = a.width * a.channels;
   a.zone->coverage(b, y, scratch.coverage);
@@ -219,7 +216,6 @@ inline void augment_row(const AugmentArguments<T>& a, const Scratch<sum_t<T>>& s
 template <class T>
 void augment_rows(const AugmentArguments<T>& a, const Scratch<sum_t<T>>& scratch, T* tile, int64_t begin, int64_t end) {
   const int64_t elements = a.width * a.channels;
-  write_rows(a.result + begin * elements, end - begin, elements, tile, a.stream, [&](int64_t r, T* to) {
-    augment_row(a, scratch, (begin + r) / a.height, (begin + r) % a.height, to);
-  });
+  write_rows(a.result + begin * elements, end - begin, elements, tile, a.stream,
+             [&](int64_t r, T* to) { augment_row(a, scratch, (begin + r) / a.height, (begin + r) % a.height, to); });
 }

@@ -97,12 +97,11 @@ Tensor encode(const EncodeInputs& in) {
   return out;
 }
 
-Tensor mask_mix_encode(
-    Tensor images, Tensor weight, Tensor inside, Tensor outside, OptionalTensor box, OptionalTensor bitmap, OptionalTensor index,
-    OptionalTensor bias, OptionalTensor position, std::vector<int64_t> grid, int64_t stride, int64_t padding, double scale,
-    OptionalFloats mean, OptionalFloats std) {
-  const EncodeInputs in{images, weight,   inside, outside, box,     bitmap, index, bias,
-                        position, grid, stride, padding, scale, mean,   std};
+Tensor mask_mix_encode(Tensor images, Tensor weight, Tensor inside, Tensor outside, OptionalTensor box, OptionalTensor bitmap,
+                       OptionalTensor index, OptionalTensor bias, OptionalTensor position, std::vector<int64_t> grid,
+                       int64_t stride, int64_t padding, double scale, OptionalFloats mean, OptionalFloats std) {
+  const EncodeInputs in{images,   weight, inside, outside, box,   bitmap, index, bias,
+                        position, grid,   stride, padding, scale, mean,   std};
   return call_for_float(weight.scalar_type(), [&](auto tag) { return encode<typename decltype(tag)::type>(in); });
 }
 

@@ -102,8 +102,8 @@ template <class T>
 class SampleAdder {
  public:
   using S = sum_t<T>;
-  SampleAdder(
-      const EncodeArguments<S>& arguments, const OutputGradient<T>& grad, const ChunkLayout& layout, ZoneGradients<S>& zones)
+  SampleAdder(const EncodeArguments<S>& arguments, const OutputGradient<T>& grad, const ChunkLayout& layout,
+              ZoneGradients<S>& zones)
       : plan_(arguments.plan()),
         grad_(grad),
         layout_(layout),
@@ -151,8 +151,8 @@ class SampleAdder {
 
 // The sums of all chunks, added up, in ChunkLayout. The zone weights' gradients, a sample's own, are added to `zones`.
 template <class T, class S = sum_t<T>>
-Buffer<S> sum_batch(
-    const EncodeArguments<S>& arguments, const OutputGradient<T>& grad, const ChunkLayout& layout, ZoneGradients<S>& zones) {
+Buffer<S> sum_batch(const EncodeArguments<S>& arguments, const OutputGradient<T>& grad, const ChunkLayout& layout,
+                    ZoneGradients<S>& zones) {
   const EncodeShape& shape = arguments.shape;
   const int64_t chunks = chunks_of(shape, layout.size * sizeof(S));
   Buffer<S> sums = make_buffer<S>(chunks * layout.size);
@@ -185,8 +185,8 @@ Tensor in_dtype(const Tensor& tensor, ScalarType dtype) {
 
 // A new tensor in `dtype` from rows [rows, step], of which `columns` elements are used.
 template <class S>
-Tensor tensor_of_rows(
-    const std::vector<int64_t>& sizes, ScalarType dtype, const S* from, int64_t rows, int64_t columns, int64_t step) {
+Tensor tensor_of_rows(const std::vector<int64_t>& sizes, ScalarType dtype, const S* from, int64_t rows, int64_t columns,
+                      int64_t step) {
   const Tensor result = new_sums<S>(sizes);
   S* const to = mutable_data<S>(result);
   for (int64_t row = 0; row < rows; ++row) std::copy_n(from + row * step, columns, to + row * columns);
@@ -281,15 +281,14 @@ Tensor image_gradient(const EncodeArguments<S>& arguments, const OutputGradient<
         const Band<S> band = cutter.cut(b, 0, shape.height);
         const S* rows = grad.rows(b, 0, shape.height, widened.get());
         const S* matrix = matrices.get() + shape.encoder_of(input) * encoder_size;
-        MIXFAST_CALL(
-            template add_image_gradient<S>, plan, band, input, rows, grad.step(), matrix, zeros.data(), sums.get(), row_stride);
+        MIXFAST_CALL(template add_image_gradient<S>, plan, band, input, rows, grad.step(), matrix, zeros.data(), sums.get(),
+                     row_stride);
       }
       call_for_float(images.scalar_type(), [&](auto tag) {
         using I = typename decltype(tag)::type;
         I* const to = mutable_data<I>(result) + image * result.stride(0);
-        MIXFAST_CALL(
-            template store_image<S>, shape, sums.get(), row_stride, factors.data(), to, result.stride(1), result.stride(2),
-            result.stride(3));
+        MIXFAST_CALL(template store_image<S>, shape, sums.get(), row_stride, factors.data(), to, result.stride(1), result.stride(2),
+                     result.stride(3));
       });
     }
   });
@@ -321,26 +320,23 @@ Gradients gradients(const Tensor& grad_BCHW, const EncodeInputs& in, bool wants_
       weight_gradient<S>(shape, sums.get(), dtype),
       zone_gradient(zones.inside, in.inside),
       zone_gradient(zones.outside, in.outside),
-      layout.has_bias ? tensor_of_rows(
-                            {shape.encoders, shape.channels}, in.bias->scalar_type(), sums.get() + layout.bias, shape.encoders,
-                            shape.channels, Panels<S>::padded(shape.channels))
+      layout.has_bias ? tensor_of_rows({shape.encoders, shape.channels}, in.bias->scalar_type(), sums.get() + layout.bias,
+                                       shape.encoders, shape.channels, Panels<S>::padded(shape.channels))
                       : none(in.weight),
-      layout.has_position ? position_gradient(shape, sums.get() + layout.position, in.position->scalar_type())
-                          : none(in.weight)};
+      layout.has_position ? position_gradient(shape, sums.get() + layout.position, in.position->scalar_type()) : none(in.weight)};
 }
 
-Gradients mask_mix_encode_backward(
-    Tensor grad, Tensor images, Tensor weight, Tensor inside, Tensor outside, OptionalTensor box, OptionalTensor bitmap,
-    OptionalTensor index, OptionalTensor bias, OptionalTensor position, std::vector<int64_t> grid, int64_t stride,
-    int64_t padding, double scale, OptionalFloats mean, OptionalFloats std, std::vector<bool> wanted) {
+Gradients mask_mix_encode_backward(Tensor grad, Tensor images, Tensor weight, Tensor inside, Tensor outside, OptionalTensor box,
+                                   OptionalTensor bitmap, OptionalTensor index, OptionalTensor bias, OptionalTensor position,
+                                   std::vector<int64_t> grid, int64_t stride, int64_t padding, double scale, OptionalFloats mean,
+                                   OptionalFloats std, std::vector<bool> wanted) {
   STD_TORCH_CHECK(wanted.size() == 2, "mask_mix_encode_backward: wanted must say images and zone weights");
-  STD_TORCH_CHECK(
-      !wanted[0] || images.scalar_type() != ScalarType::Byte, "mask_mix_encode_backward: uint8 images have no gradient");
-  const EncodeInputs in{images, weight,   inside, outside, box,     bitmap, index, bias,
-                        position, grid, stride, padding, scale, mean,   std};
-  return call_for_float(weight.scalar_type(), [&](auto tag) {
-    return gradients<typename decltype(tag)::type>(grad, in, wanted[0], wanted[1]);
-  });
+  STD_TORCH_CHECK(!wanted[0] || images.scalar_type() != ScalarType::Byte,
+                  "mask_mix_encode_backward: uint8 images have no gradient");
+  const EncodeInputs in{images,   weight, inside, outside, box,   bitmap, index, bias,
+                        position, grid,   stride, padding, scale, mean,   std};
+  return call_for_float(weight.scalar_type(),
+                        [&](auto tag) { return gradients<typename decltype(tag)::type>(grad, in, wanted[0], wanted[1]); });
 }
 
 }  // namespace

@@ -47,8 +47,8 @@ struct TapSums {
 
 // R rows of T taps by N vectors of channels, from (row, tap, column) on: all sums stay in registers over all positions.
 template <class S, int R, int T, int N>
-__attribute__((noinline)) void tap_sums_tile(
-    const TapSums<S>& sums_of, int64_t row, int64_t tap, int64_t column, S* total, int64_t width) {
+__attribute__((noinline)) void tap_sums_tile(const TapSums<S>& sums_of, int64_t row, int64_t tap, int64_t column, S* total,
+                                             int64_t width) {
   // Positions ahead: with many channels a tile reads every few lines only, which processors do not foresee.
   constexpr int64_t AHEAD = 24;
   const WindowLayout windows = sums_of.windows;
@@ -182,9 +182,8 @@ void accumulate_input(const EncodePlan<S>& plan, const Band<S>& band, int64_t in
     if (!is_seen(band, g, input, shape.inputs, wants_zones)) continue;
     const S factor = plan.scale * band.weights[g * shape.inputs + input];
     const RunGroup<S>& group = band.groups[g];
-    TapSums<S> sums{
-        plan.windows,     memory.packed,           memory.grad, memory.grad_step, memory.spans + group.begin,
-        group.end - group.begin, factor};
+    TapSums<S> sums{plan.windows, memory.packed, memory.grad, memory.grad_step, memory.spans + group.begin, group.end - group.begin,
+                    factor};
     if (bias || wants_zones) sum_positions(memory.grad, memory.grad_step, sums.spans, sums.count, memory.position_sums);
     if (bias) add_to(bias, memory.position_sums, factor, padded);
     if (wants_zones) {
@@ -212,9 +211,8 @@ void accumulate_band(const EncodePlan<S>& plan, const Band<S>& band, const Gradi
 // Adds one slot's share to the gradient of its image, which has a border and rows of `row_stride` elements. `matrices` holds, for
 // each row of the kernel, panels of [C, k * c].
 template <class S>
-void add_image_gradient(
-    const EncodePlan<S>& plan, const Band<S>& band, int64_t input, const S* grad, int64_t grad_step, const S* matrices,
-    const S* zeros, S* image, int64_t row_stride) {
+void add_image_gradient(const EncodePlan<S>& plan, const Band<S>& band, int64_t input, const S* grad, int64_t grad_step,
+                        const S* matrices, const S* zeros, S* image, int64_t row_stride) {
   const EncodeShape& shape = plan.shape;
   const int64_t taps = shape.kernel * shape.image_channels, size = Panels<S>::size(shape.channels, taps);
   const WindowLayout grads{1, shape.channels, 0, grad_step};
@@ -238,9 +236,8 @@ void add_image_gradient(
 
 // Writes an image's gradient from its sums, without the border; strides in elements.
 template <class S, class T>
-void store_image(
-    const EncodeShape& shape, const S* sums, int64_t row_stride, const S* factors, T* to, int64_t stride_c, int64_t stride_y,
-    int64_t stride_x) {
+void store_image(const EncodeShape& shape, const S* sums, int64_t row_stride, const S* factors, T* to, int64_t stride_c,
+                 int64_t stride_y, int64_t stride_x) {
   for (int64_t y = 0; y < shape.image_height; ++y) {
     for (int64_t x = 0; x < shape.image_width; ++x) {
       const int64_t at = (y + shape.padding) * row_stride + (x + shape.padding) * shape.image_channels;

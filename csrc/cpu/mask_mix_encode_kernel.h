@@ -25,9 +25,8 @@ template <class S>
 void encode_input(const EncodePlan<S>& plan, const Band<S>& band, int64_t input, const EncodeBuffers<S>& memory) {
   const EncodeShape& shape = plan.shape;
   if (!pack_input(plan, band, input, false, memory.packed, memory.spans)) return;
-  Product<S> product{
-      plan.windows, memory.packed, plan.weight_of(input), shape.channels, plan.bias_of(input),
-      S(0),         nullptr,       memory.result,         shape.channels, nullptr};
+  Product<S> product{plan.windows, memory.packed, plan.weight_of(input), shape.channels, plan.bias_of(input),
+                     S(0),         nullptr,       memory.result,         shape.channels, nullptr};
   for (int64_t g = 0; g < band.group_count; ++g) {
     if (!is_seen(band, g, input, shape.inputs, false)) continue;
     product.factor = plan.scale * band.weights[g * shape.inputs + input];

@@ -65,8 +65,8 @@ struct Labels {
   std::vector<S> weight, share;
   bool two;  // each head has a second label
 
-  Labels(const Tensor& target_BM, const Tensor& weight_BM, const OptionalTensor& other_BM,
-         const OptionalTensor& share_BM, int64_t classes)
+  Labels(const Tensor& target_BM, const Tensor& weight_BM, const OptionalTensor& other_BM, const OptionalTensor& share_BM,
+         int64_t classes)
       : target(integers_of(target_BM)), weight(floats_of<S>(weight_BM)), two(other_BM && share_BM) {
     check_indices(target, classes, "target");
     if (!two) return;
@@ -118,9 +118,9 @@ std::tuple<Tensor, Tensor> mixed_cross_entropy(Tensor logits, Tensor target, Ten
   });
 }
 
-std::tuple<Tensor, Tensor, Tensor> mixed_cross_entropy_backward(Tensor grad, Tensor logits, Tensor normaliser,
-                                                                Tensor target, Tensor weight, OptionalTensor other,
-                                                                OptionalTensor share, double smoothing) {
+std::tuple<Tensor, Tensor, Tensor> mixed_cross_entropy_backward(Tensor grad, Tensor logits, Tensor normaliser, Tensor target,
+                                                                Tensor weight, OptionalTensor other, OptionalTensor share,
+                                                                double smoothing) {
   const int64_t batch = logits.size(0), heads = logits.size(1), classes = logits.size(2), rows = batch * heads;
   logits = with_dense_rows(logits);
   return call_for_float(logits.scalar_type(), [&](auto tag) {

@@ -72,8 +72,7 @@ void forward(const LossArguments<T>& a, sum_t<T>* normalisers, sum_t<T>* losses,
 
 // Writes scale * (softmax - spread), the gradient of a row but for its labels; returns the sum of the row.
 template <class T>
-inline sum_t<T> softmax_gradient(const T* row, T* grad, int64_t classes, sum_t<T> normaliser, sum_t<T> scale,
-                                 sum_t<T> spread) {
+inline sum_t<T> softmax_gradient(const T* row, T* grad, int64_t classes, sum_t<T> normaliser, sum_t<T> scale, sum_t<T> spread) {
   using S = sum_t<T>;
   Vector<S> sums = {};
   for_each_vector(row, classes, S(0), [&](Vector<S> x, int64_t k) {

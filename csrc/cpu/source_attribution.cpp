@@ -3,7 +3,8 @@
 // Floor, embedding: forward reads the tokens and writes the result once; backward reads the gradient once (the gradient of the
 // tokens is the gradient itself). Encoding: one d x d product for a token that shows one source, not M, and the tokens moved once:
 // they are gathered source by source into chunks that stay in a core's cache, multiplied there by torch's own library, and
-// scattered with residual and bias added. 64 x 64 tokens of 384 floats: 1.2 GFLOP forward, 2.4 backward; 12.6 MB forward, 19 backward.
+// scattered with residual and bias added. 64 x 64 tokens of 384 floats: 1.2 GFLOP forward, 2.4 backward; 12.6 MB forward, 19
+// backward.
 //
 // float16 and bfloat16 are multiplied as float32: exact products, and several times faster than the library's own low-precision
 // product on processors without instructions for it.

@@ -88,8 +88,13 @@ Tensor encoded(const Tensor& tokens, const Zone<S>& zone, const Tensor& bias, co
         const bool all_one = groups.weights(chunk, i, weights);
         multiply(products, space.weighted(space.tokens.get(), weights, all_one, count), matrices[i], i > first);
       }
-      const ChunkResult<S> result{chunk_tokens,  count, space.tokens.get(), space.products.get(), biases.data() + first * width,
-                                  space.weights.get(), chunk.end_source - first};
+      const ChunkResult<S> result{chunk_tokens,
+                                  count,
+                                  space.tokens.get(),
+                                  space.products.get(),
+                                  biases.data() + first * width,
+                                  space.weights.get(),
+                                  chunk.end_source - first};
       MIXFAST_CALL(scatter<T>, to, result, tile.get(), stream);
     });
   });
@@ -151,7 +156,8 @@ void total_zones(const Zone<S>& zone, const std::vector<S>& grad_weights, S* gra
 template <class T, class S = sum_t<T>>
 Gradients encoded_backward(const Tensor& grad, const Tensor& tokens, const Zone<S>& zone, const Tensor& inside, const Tensor& bias,
                            const Tensor& weight, bool zones) {
-  const int64_t width = tokens.size(2), rows = chunk_rows(width), sources = zone.inputs, count_of_tokens = zone.batch * tokens.size(1);
+  const int64_t width = tokens.size(2), rows = chunk_rows(width), sources = zone.inputs,
+                count_of_tokens = zone.batch * tokens.size(1);
   const Gradients result = empty_gradients<S>(grad, inside, bias, weight, zones);
   const Tensor matrices_MDD = in_sums_dtype<S>(weight);
   const std::vector<S> biases = floats_of<S>(bias);

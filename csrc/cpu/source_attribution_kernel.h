@@ -2,7 +2,8 @@
 
 #include "common/zone_rows.h"
 
-// --- embedding: two rows a sample ---------------------------------------------------------------------------------------------------
+// --- embedding: two rows a sample
+// ---------------------------------------------------------------------------------------------------
 
 // The bias of a token wholly inside, then that of one wholly outside: [2, width].
 template <class S>
@@ -41,7 +42,8 @@ void embed_backward(const T* grad, int64_t positions, int64_t width, const sum_t
   sum_zones_of_rows(grad, positions, width, covered, uncovered, sums, sums + width, sums + 2 * width, AsIs{});
 }
 
-// --- encoding: chunks of gathered rows ----------------------------------------------------------------------------------------------
+// --- encoding: chunks of gathered rows
+// ----------------------------------------------------------------------------------------------
 
 template <class T>
 void gather(const TokenRows<const T*>& from, const int64_t* tokens, int64_t count, sum_t<T>* to) {

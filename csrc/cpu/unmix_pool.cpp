@@ -88,8 +88,15 @@ class Pool {
     const T* values = data<T>(features_);
     // A tensor may be both, with one channel or one position: then the loops over the longer side.
     const bool both = features_.is_contiguous();
-    arguments = {values, values + features_.numel(), !both || coverage.positions() == 1, features.size(1), coverage.positions(),
-                 zone.inputs, channels, scale ? scale_.data() : nullptr, scale ? shift_.data() : nullptr};
+    arguments = {values,
+                 values + features_.numel(),
+                 !both || coverage.positions() == 1,
+                 features.size(1),
+                 coverage.positions(),
+                 zone.inputs,
+                 channels,
+                 scale ? scale_.data() : nullptr,
+                 scale ? shift_.data() : nullptr};
   }
 
   // One sample's zone, from its shares of positions.
@@ -168,15 +175,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> unmix_pool_backward(Tensor gr
                                      batch * bytes >= STREAM_FROM_BYTES};
     pooling.coverage.for_each_sample(bytes, [&] {
       const int64_t row = a.channels_last ? a.channels : a.positions;
-      return [&, rows = make_buffer<S>(4 * a.channels), tile = make_buffer<T>(tile_capacity(row))](
-                 int64_t b, const S* covered, const S* uncovered) {
+      return [&, rows = make_buffer<S>(4 * a.channels), tile = make_buffer<T>(tile_capacity(row))](int64_t b, const S* covered,
+                                                                                                   const S* uncovered) {
         MIXFAST_CALL(pool_backward<T>, a, gradients, b, pooling.shares(b, covered, uncovered), rows.get(), tile.get());
       };
     });
-    return std::make_tuple(grad_features, as_contiguous_in(grad_inside, inside.scalar_type()),
-                           as_contiguous_in(grad_outside, outside.scalar_type()),
-                           sum_of_samples(grad_scale, a.channels, scale, dtype),
-                           sum_of_samples(grad_shift, a.channels, shift, dtype));
+    return std::make_tuple(
+        grad_features, as_contiguous_in(grad_inside, inside.scalar_type()), as_contiguous_in(grad_outside, outside.scalar_type()),
+        sum_of_samples(grad_scale, a.channels, scale, dtype), sum_of_samples(grad_shift, a.channels, shift, dtype));
   });
 }
 

@@ -9,7 +9,8 @@ inline V affine_relu(V values, V scale, V shift) {
   return moved < V{} ? V{} : moved;
 }
 
-// --- sums over positions -----------------------------------------------------------------------------------------------------------
+// --- sums over positions
+// -----------------------------------------------------------------------------------------------------------
 
 // Channels-last: rows of channels.
 template <class T>
@@ -49,8 +50,8 @@ inline Vector<sum_t<T>> load_rest(const T* from, int64_t count, const T* end) {
   return lane < S(count) ? load(from) : Vector<S>{};
 }
 
-// Calls f(p, values) for the vectors of one channel's positions, the last one filled up with zeros, and end_block() after every few:
-// sums are taken in blocks, which keeps their rounding small.
+// Calls f(p, values) for the vectors of one channel's positions, the last one filled up with zeros, and end_block() after every
+// few: sums are taken in blocks, which keeps their rounding small.
 template <class T, class F, class EndBlock>
 inline void for_each_position(const T* row, int64_t positions, const T* end, F&& f, EndBlock&& end_block) {
   using S = sum_t<T>;
@@ -125,7 +126,8 @@ inline void zone_sums(const PoolArguments<T>& a, int64_t b, const Shares<sum_t<T
   zone_sums_of_channels<T, false>(a, features, shares, sums);
 }
 
-// --- forward -------------------------------------------------------------------------------------------------------------------------
+// --- forward
+// -------------------------------------------------------------------------------------------------------------------------
 
 template <class T>
 void pool(const PoolArguments<T>& a, int64_t b, const Shares<sum_t<T>>& shares, sum_t<T>* sums, T* pooled_MC) {
@@ -145,7 +147,8 @@ void pool(const PoolArguments<T>& a, int64_t b, const Shares<sum_t<T>>& shares, 
   }
 }
 
-// --- backward ------------------------------------------------------------------------------------------------------------------------
+// --- backward
+// ------------------------------------------------------------------------------------------------------------------------
 
 // The gradient of a position wholly inside and of one wholly outside, before the affine: [channels] each.
 template <class T>
@@ -240,8 +243,8 @@ inline sum_t<T> zone_gradient(const PoolArguments<T>& a, const T* grad_C, const 
 
 // rows: 4 * channels.
 template <class T>
-void pool_backward(const PoolArguments<T>& a, const PoolGradients<T>& g, int64_t b, const Shares<sum_t<T>>& shares,
-                   sum_t<T>* rows, T* tile) {
+void pool_backward(const PoolArguments<T>& a, const PoolGradients<T>& g, int64_t b, const Shares<sum_t<T>>& shares, sum_t<T>* rows,
+                   T* tile) {
   const T* grad_MC = g.pooled + b * a.inputs * a.channels;
   if (g.inside) {
     zone_sums(a, b, shares, rows);

@@ -12,8 +12,6 @@
 
 namespace mixfast {
 
-using OptionalFloats = std::optional<std::vector<double>>;
-
 // Element types of device code: torch's 16-bit types convert with the GPU's own instructions, and on the host with integers.
 template <class T>
 struct DeviceElement {
@@ -55,12 +53,7 @@ class OnDeviceOf {
 // A new tensor beside `on`, its elements dense in the given order of dimensions, outermost first.
 inline Tensor device_empty(const Tensor& on, const std::vector<int64_t>& sizes, ScalarType dtype,
                            const std::vector<int>& outermost_first) {
-  std::vector<int64_t> strides(sizes.size());
-  int64_t stride = 1;
-  for (auto dimension = outermost_first.rbegin(); dimension != outermost_first.rend(); ++dimension) {
-    strides[*dimension] = stride;
-    stride *= std::max<int64_t>(sizes[*dimension], 1);
-  }
+  const std::vector<int64_t> strides = dense_strides(sizes, outermost_first);
 #ifdef __CUDACC__
   const int32_t device_type = aoti_torch_device_type_cuda(), index = on.get_device_index();
 #else
@@ -68,15 +61,13 @@ inline Tensor device_empty(const Tensor& on, const std::vector<int64_t>& sizes, 
   (void)on;
 #endif
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(sizes.size(), sizes.data(), strides.data(), dtype_code(dtype), device_type,
-                                                         index, &handle));
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(sizes.size(), sizes.data(), strides.data(), dtype_code(dtype), device_type, index, &handle));
   return Tensor(handle);
 }
 
 inline Tensor device_empty(const Tensor& on, const std::vector<int64_t>& sizes, ScalarType dtype) {
-  std::vector<int> order(sizes.size());
-  for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<int>(i);
-  return device_empty(on, sizes, dtype, order);
+  return device_empty(on, sizes, dtype, row_major(sizes.size()));
 }
 
 // Refuses tensors on another device: a kernel would read an address that means nothing where it runs.

@@ -62,8 +62,8 @@ struct DeviceZone {
 template <class S>
 class ZoneArguments {
  public:
-  ZoneArguments(const Tensor& inside, const Tensor& outside, const OptionalTensor& box, const OptionalTensor& bitmap, int64_t height,
-                int64_t width)
+  ZoneArguments(const Tensor& inside, const Tensor& outside, const OptionalTensor& box, const OptionalTensor& bitmap,
+                int64_t height, int64_t width)
       : inside_(as_contiguous_in(inside, dtype_of_sums<S>())),
         outside_(as_contiguous_in(outside, dtype_of_sums<S>())),
         height_(checked_int(height, "the height of the grid")),

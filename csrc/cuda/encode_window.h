@@ -4,6 +4,7 @@
 // (channel, row, column).
 #pragma once
 
+#include "common/encode_inputs.h"
 #include "cuda/device_zone.h"
 #include "cuda/vectors.h"
 
@@ -11,15 +12,6 @@ namespace mixfast {
 
 // Statistics travel with the launch, so many channels at most. The Python launcher gives other calls to the reference.
 constexpr int IMAGE_CHANNELS = 8;
-
-struct EncodeInputs {
-  const Tensor &images, &weight, &inside, &outside;
-  const OptionalTensor &box, &bitmap, &index, &bias, &position;
-  const std::vector<int64_t>& grid;
-  int64_t stride, padding;
-  double scale;
-  const OptionalFloats &mean, &std;
-};
 
 // One call as its kernels see it. S: the type sums are taken in. Images are read where they are, in any layout and dtype.
 template <class S>
@@ -74,35 +66,14 @@ struct EncodeView {
   }
 };
 
-// The public function has already refused bad arguments with better words; here memory is kept safe.
+// Beside what any implementation refuses: what these kernels have no room for, read without a conversion, or cannot reach.
 inline void check_encode(const EncodeInputs& in) {
-  STD_TORCH_CHECK(in.images.dim() == 4 && in.weight.dim() == 5, "images must have 4 and weight 5 dimensions");
-  call_for_float_or_uint8(in.images.scalar_type(), [](auto) {});
-  const int64_t batch = in.inside.size(0), inputs = in.inside.size(1), encoders = in.weight.size(0), channels = in.weight.size(1);
-  check_zone(in.inside, in.outside, in.box, in.bitmap, batch, in.grid);
-  const int64_t kernel = in.weight.size(3), image_channels = in.images.size(1);
+  check_encode_inputs(in);
+  const int64_t image_channels = in.images.size(1);
   STD_TORCH_CHECK(image_channels <= IMAGE_CHANNELS, "images may have ", IMAGE_CHANNELS, " channels here, got ", image_channels);
-  STD_TORCH_CHECK(in.weight.size(2) == image_channels && in.weight.size(4) == kernel && kernel >= 1, "weight must be [M, C, c, k, k]");
-  STD_TORCH_CHECK(encoders == 1 || encoders == inputs, "weight must hold 1 or M encoders");
-  STD_TORCH_CHECK(in.stride >= 1 && in.padding >= 0, "stride must be at least 1, padding at least 0");
-  for (const int axis : {0, 1}) {
-    const int64_t spare = in.images.size(2 + axis) + 2 * in.padding - kernel;
-    STD_TORCH_CHECK(spare >= 0 && in.grid[axis] == spare / in.stride + 1, "grid must be the size of the convolution's result");
-  }
-  if (in.index) {
-    STD_TORCH_CHECK(sizes_of(*in.index) == (std::vector<int64_t>{batch, inputs}) && in.index->scalar_type() == ScalarType::Long,
-                    "index must be int64 [B, M]");
-    STD_TORCH_CHECK(batch == 0 || in.images.size(0) > 0, "there is no image to take");
-  } else {
-    STD_TORCH_CHECK(in.images.size(0) == batch, "without index there must be one image a sample");
-  }
-  STD_TORCH_CHECK(!in.bias || sizes_of(*in.bias) == (std::vector<int64_t>{encoders, channels}), "bias must be [encoders, C]");
-  STD_TORCH_CHECK(!in.position || sizes_of(*in.position) == (std::vector<int64_t>{channels, in.grid[0], in.grid[1]}),
-                  "position must be [C, H', W']");
+  STD_TORCH_CHECK(!in.index || in.index->scalar_type() == ScalarType::Long, "index must be int64 [B, M]");
+  STD_TORCH_CHECK(in.inside.size(0) == 0 || in.images.size(0) > 0, "there is no image to take");
   STD_TORCH_CHECK(in.mean.has_value() == in.std.has_value(), "mean and std must be given together");
-  for (const OptionalFloats* numbers : {&in.mean, &in.std}) {
-    STD_TORCH_CHECK(!*numbers || int64_t((*numbers)->size()) == image_channels, "mean and std must hold a number a channel");
-  }
   check_same_device(in.images, {&in.weight, &in.inside, &in.outside});
   check_same_device(in.images, {&in.box, &in.bitmap, &in.index, &in.bias, &in.position});
 }

@@ -37,7 +37,8 @@ struct Stem {
   int64_t shared_bytes() const {
     const int64_t taps = int64_t(STEM_KERNEL) * STEM_KERNEL * view.image_channels;
     const int64_t windows = std::max(taps * tile, int64_t(tile) * (block_channels() + 1));
-    return shared_size<S>(int64_t(view.zone.inputs) * tile) + shared_size<S>(windows) + shared_size<S>((taps + 1) * block_channels());
+    return shared_size<S>(int64_t(view.zone.inputs) * tile) + shared_size<S>(windows) +
+           shared_size<S>((taps + 1) * block_channels());
   }
 
   struct Sums {
@@ -99,8 +100,8 @@ struct Stem {
       for (int input = view.first_input(encoder); input < view.end_input(encoder); ++input) {
         const S share = shares[input * tile + p];
         if (share == S(0)) continue;
-        sum += share * view.pixel(view.image_of(place.b, input), place.first + p, tap / AREA, tap % AREA / STEM_KERNEL,
-                                  tap % STEM_KERNEL);
+        sum += share *
+               view.pixel(view.image_of(place.b, input), place.first + p, tap / AREA, tap % AREA / STEM_KERNEL, tap % STEM_KERNEL);
       }
       windows[i] = sum;
     }
@@ -154,8 +155,8 @@ struct Stem {
       for (int j = 0; j < VECTOR<T>; ++j) {
         if (j < present) values[j] = T(staged[p * (place.channels + 1) + channel + j]);
       }
-      store_some(result + ((place.b * view.positions() + place.first + p) * view.channels + place.channel + channel), values, present,
-                 aligned);
+      store_some(result + ((place.b * view.positions() + place.first + p) * view.channels + place.channel + channel), values,
+                 present, aligned);
     }
   }
 };
@@ -210,7 +211,8 @@ struct Patches {
 Tensor encode_stem(Tensor images, Tensor weight, Tensor inside, Tensor outside, OptionalTensor box, OptionalTensor bitmap,
                    OptionalTensor index, OptionalTensor bias, OptionalTensor position, std::vector<int64_t> grid, int64_t stride,
                    int64_t padding, double scale, OptionalFloats mean, OptionalFloats std) {
-  const EncodeInputs in{images, weight, inside, outside, box, bitmap, index, bias, position, grid, stride, padding, scale, mean, std};
+  const EncodeInputs in{images,   weight, inside, outside, box,   bitmap, index, bias,
+                        position, grid,   stride, padding, scale, mean,   std};
   check_encode(in);
   STD_TORCH_CHECK(weight.size(3) == STEM_KERNEL, "the stem's kernel must be 3 x 3");
   const OnDeviceOf device(images);
@@ -245,7 +247,8 @@ Tensor encode_stem(Tensor images, Tensor weight, Tensor inside, Tensor outside, 
 Tensor encode_patches(Tensor images, Tensor weight, Tensor inside, Tensor outside, OptionalTensor box, OptionalTensor bitmap,
                       OptionalTensor index, OptionalTensor bias, OptionalTensor position, std::vector<int64_t> grid, int64_t stride,
                       int64_t padding, double scale, OptionalFloats mean, OptionalFloats std) {
-  const EncodeInputs in{images, weight, inside, outside, box, bitmap, index, bias, position, grid, stride, padding, scale, mean, std};
+  const EncodeInputs in{images,   weight, inside, outside, box,   bitmap, index, bias,
+                        position, grid,   stride, padding, scale, mean,   std};
   check_encode(in);
   const OnDeviceOf device(images);
   return call_for_device_float(weight.scalar_type(), [&](auto tag) {

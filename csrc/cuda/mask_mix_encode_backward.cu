@@ -27,8 +27,8 @@ struct StemBackward {
   const T* grad;  // [B, H', W', C]
   S* parts;       // [blocks, encoders, C, columns]
   bool aligned;
-  int64_t items;     // groups of positions in the batch
-  int64_t blocks;    // that share them
+  int64_t items;                             // groups of positions in the batch
+  int64_t blocks;                            // that share them
   int items_per_sample, columns;             // columns: taps, then the bias, then nothing up to a multiple of SIDE
   int blocks_of_channels, channels, slices;  // channels: of a block, a multiple of SIDE
 
@@ -44,9 +44,9 @@ struct StemBackward {
   };
   // Shared memory of a block.
   struct Shared {
-    S* shares;  // [M, POSITIONS]
-    S* totals;  // [POSITIONS]
-    int* seen;  // [POSITIONS]
+    S* shares;   // [M, POSITIONS]
+    S* totals;   // [POSITIONS]
+    int* seen;   // [POSITIONS]
     S* windows;  // [POSITIONS, columns]
     S* grads;    // [POSITIONS, channels]
   };
@@ -176,7 +176,8 @@ Tensor encode_stem_backward(Tensor grad, Tensor images, Tensor weight, Tensor in
                             OptionalTensor bitmap, OptionalTensor index, OptionalTensor bias, OptionalTensor position,
                             std::vector<int64_t> grid, int64_t stride, int64_t padding, double scale, OptionalFloats mean,
                             OptionalFloats std) {
-  const EncodeInputs in{images, weight, inside, outside, box, bitmap, index, bias, position, grid, stride, padding, scale, mean, std};
+  const EncodeInputs in{images,   weight, inside, outside, box,   bitmap, index, bias,
+                        position, grid,   stride, padding, scale, mean,   std};
   check_encode(in);
   STD_TORCH_CHECK(weight.size(3) == STEM_KERNEL, "the stem's kernel must be 3 x 3");
   STD_TORCH_CHECK(sizes_of(grad) == (std::vector<int64_t>{inside.size(0), weight.size(1), grid[0], grid[1]}) &&

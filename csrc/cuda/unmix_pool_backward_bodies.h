@@ -13,8 +13,8 @@ enum Quantity { COVERED, UNCOVERED, SCALE, SHIFT, QUANTITIES };
 template <class T>
 struct PoolGradients {
   using S = sum_t<T>;
-  const T* pooled;  // [B, M, C], given
-  T* features;      // as the features lie in memory
+  const T* pooled;      // [B, M, C], given
+  T* features;          // as the features lie in memory
   S* sums[QUANTITIES];  // each [B, C], or null where it is not wanted
 
   MIXFAST_DEVICE bool reads_features() const { return sums[COVERED] || sums[SCALE]; }
@@ -75,7 +75,8 @@ struct PoolBackwardChannelsLast {
       Registers& mine = registers[thread];
       MIXFAST_UNROLL
       for (int i = 0; i < VECTOR<T>; ++i) {
-        zone_slopes(pool, grads.pooled, b, first + lanes.lane(thread) * VECTOR<T> + i, mine.covered_slope[i], mine.uncovered_slope[i]);
+        zone_slopes(pool, grads.pooled, b, first + lanes.lane(thread) * VECTOR<T> + i, mine.covered_slope[i],
+                    mine.uncovered_slope[i]);
       }
     });
     for (int start = 0; start < pool.positions(); start += POSITIONS) {
@@ -115,8 +116,8 @@ struct PoolBackwardChannelsLast {
       MIXFAST_UNROLL
       for (int i = 0; i < VECTOR<T>; ++i) {
         if (i >= present) continue;
-        values[i] = T(feature_gradient(pool, c + i, S(values[i]), share[p], mine.covered_slope[i], mine.uncovered_slope[i],
-                                       mine.sums[i]));
+        values[i] =
+            T(feature_gradient(pool, c + i, S(values[i]), share[p], mine.covered_slope[i], mine.uncovered_slope[i], mine.sums[i]));
       }
       store_some(grads.features + place, values, present, pool.aligned);
     }

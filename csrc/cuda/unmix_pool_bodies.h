@@ -17,7 +17,7 @@ struct PoolView {
   using S = sum_t<T>;
   const T* features;  // [B, C, h, w], contiguous or channels-last
   int channels, height, width, inputs, unmixed;
-  bool aligned;  // rows of memory are whole vectors
+  bool aligned;            // rows of memory are whole vectors
   const S *scale, *shift;  // [C] both, or null
   DeviceZone<S> zone;
   const S* resampled;  // [B, h * w] coverage, where a bitmap lives on another grid; or null

@@ -34,8 +34,8 @@ template <class T>
 MIXFAST_DEVICE void store_vector(T* to, const Vector<T>& vector) {
   uint4 bits;
   memcpy(&bits, &vector, 16);
-  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "r"(bits.x), "r"(bits.y), "r"(bits.z),
-               "r"(bits.w)
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "r"(bits.x), "r"(bits.y),
+               "r"(bits.z), "r"(bits.w)
                : "memory");
 }
 
@@ -60,7 +60,7 @@ template <class T>
 MIXFAST_DEVICE Vector<T> load_some(const T* from, int count, bool whole) {
   if (whole) return load_vector(from);
   Vector<T> vector;
-MIXFAST_UNROLL
+  MIXFAST_UNROLL
   for (int i = 0; i < VECTOR<T>; ++i) vector[i] = i < count ? from[i] : T(0);
   return vector;
 }
@@ -68,7 +68,7 @@ MIXFAST_UNROLL
 template <class T>
 MIXFAST_DEVICE void store_some(T* to, const Vector<T>& vector, int count, bool whole) {
   if (whole) return store_vector(to, vector);
-MIXFAST_UNROLL
+  MIXFAST_UNROLL
   for (int i = 0; i < VECTOR<T>; ++i) {
     if (i < count) to[i] = vector[i];
   }
