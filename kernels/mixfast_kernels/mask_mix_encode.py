@@ -38,6 +38,11 @@ def _slots(normalised: Tensor, index: Tensor | None, num_inputs: int) -> list[Te
     return [pixels.index_select(0, slot).permute(0, 3, 1, 2) for slot in index.unbind(1)]
 
 
+def _biases(bias: Tensor | None, weight: Tensor) -> Tensor | list[None]:
+    """Each encoder's bias as its convolution takes it."""
+    return [None] * weight.shape[0] if bias is None else bias.to(weight.dtype)
+
+
 def mask_mix_encode_reference(
     images: Tensor,
     weight: Tensor,
@@ -59,7 +64,7 @@ def mask_mix_encode_reference(
     num_inputs = inside.shape[1]
     weights = Mixing(inside, outside, (grid[0], grid[1]), box, bitmap).weights().to(weight.dtype)
     slots = _slots(_normalised(images, mean, std, weight.dtype), index, num_inputs)
-    biases = [None] * weight.shape[0] if bias is None else bias.to(weight.dtype)
+    biases = _biases(bias, weight)
     mixed = None
     for i, slot in enumerate(slots):
         encoder = min(i, weight.shape[0] - 1)
@@ -104,7 +109,7 @@ def mask_mix_encode_backward_reference(
     grad_bias: list[Tensor | None] = [None] * weight.shape[0]
     grad_images = torch.zeros_like(normalised) if wants_images else images.new_empty(0)
     grad_zone_weights = []
-    biases = [None] * weight.shape[0] if bias is None else bias.to(weight.dtype)
+    biases = _biases(bias, weight)
     for i, slot in enumerate(slots):
         encoder = min(i, weight.shape[0] - 1)
         grad_encoded = grad * (scale * weights[:, i])[:, None]
@@ -131,7 +136,7 @@ def mask_mix_encode_backward_reference(
         if wants_zones:
             encoded = F.conv2d(slot, weight[encoder], biases[encoder], stride, padding)
             grad_zone_weights.append(scale * (grad * encoded).sum(1))
-    grad_inside, grad_outside = grad.new_empty(0), grad.new_empty(0)
+    grad_inside, grad_outside = inside.new_empty(0), outside.new_empty(0)
     if wants_zones:
         grad_inside, grad_outside = zone_gradients(mixing, torch.stack(grad_zone_weights, 1).to(inside.dtype))
     if wants_images and std is not None:
@@ -228,12 +233,12 @@ def _backward_flops(grad: Any, *args: Any, **kwargs: Any) -> int:
     return (1 + wants_images + wants_zones) * _flops(*args)
 
 
-_ARGUMENTS = (
+ARGUMENTS = (
     "Tensor images, Tensor weight, Tensor inside, Tensor outside, Tensor? box, Tensor? bitmap, Tensor? index,"
     " Tensor? bias, Tensor? position, SymInt[] grid, SymInt stride, SymInt padding, float scale, float[]? mean, float[]? std"
 )
 _mask_mix_encode_backward = register_op(
-    f"mask_mix_encode_backward(Tensor grad, {_ARGUMENTS}, bool[] wanted)"
+    f"mask_mix_encode_backward(Tensor grad, {ARGUMENTS}, bool[] wanted)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     mask_mix_encode_backward_reference,
     _backward_fake,
@@ -241,7 +246,7 @@ _mask_mix_encode_backward = register_op(
     flops=_backward_flops,
 )
 _mask_mix_encode = register_op(
-    f"mask_mix_encode({_ARGUMENTS}) -> Tensor",
+    f"mask_mix_encode({ARGUMENTS}) -> Tensor",
     mask_mix_encode_reference,
     _fake,
     setup_context=_setup_context,

@@ -207,7 +207,8 @@ def main() -> int:
     right = True
     for check in run(device):
         right &= check.passed
-        print(json.dumps({"backend": backend.name if backend else "reference", **asdict(check)}), flush=True)
+        said = {"backend": backend.name if backend else "reference", **asdict(check), "passed": check.passed}
+        print(json.dumps(said), flush=True)
     return 0 if right else 1
 
 

@@ -18,16 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixfast_kernels.mask_mix_encode import mask_mix_encode_backward_reference, mask_mix_encode_reference
+from mixfast_kernels.mask_mix_encode import ARGUMENTS, mask_mix_encode_backward_reference, mask_mix_encode_reference
 
-_ARGUMENTS = (
-    "Tensor images, Tensor weight, Tensor inside, Tensor outside, Tensor? box, Tensor? bitmap, Tensor? index,"
-    " Tensor? bias, Tensor? position, SymInt[] grid, SymInt stride, SymInt padding, float scale, float[]? mean, float[]? std"
-)
 SCHEMAS = (
-    f"encode_stem({_ARGUMENTS}) -> Tensor",
-    f"encode_stem_backward(Tensor grad, {_ARGUMENTS}) -> Tensor",
-    f"encode_patches({_ARGUMENTS}) -> Tensor",
+    f"encode_stem({ARGUMENTS}) -> Tensor",
+    f"encode_stem_backward(Tensor grad, {ARGUMENTS}) -> Tensor",
+    f"encode_patches({ARGUMENTS}) -> Tensor",
 )
 
 # What the kernels have room for: per-channel statistics travel with a launch, weights of inputs lie in shared memory.

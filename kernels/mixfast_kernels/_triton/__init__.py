@@ -29,12 +29,13 @@ OPERATORS = {
 @functools.cache
 def register(device: str) -> None:
     """Puts the Triton operators over the references for a dispatch key, ``"CUDA"`` or (interpreted) ``"CPU"``; once."""
-    for operator, module in OPERATORS.items():
-        library().impl(operator, _on_first_call(operator, module), device)
+    for operator in OPERATORS:
+        library().impl(operator, _on_first_call(operator), device)
 
 
-def _on_first_call(operator: str, module: str) -> Callable[..., Any]:
-    def call(*args: Any) -> Any:
-        return getattr(importlib.import_module(f"{__name__}.{module}"), operator)(*args)
+def _on_first_call(operator: str) -> Callable[..., Any]:
+    @functools.cache
+    def launcher() -> Callable[..., Any]:
+        return getattr(importlib.import_module(f"{__name__}.{OPERATORS[operator]}"), operator)
 
-    return call
+    return lambda *args: launcher()(*args)

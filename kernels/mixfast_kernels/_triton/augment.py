@@ -16,11 +16,12 @@ import triton.language as tl
 from torch import Tensor
 
 from mixfast_kernels._triton.aot import Case, meta, nbytes
+from mixfast_kernels._triton.interpreter import repair
 from mixfast_kernels._triton.pixels import of_channel
-from mixfast_kernels._triton.rounding import repair_rounding
+from mixfast_kernels._triton.precision import sums_of
 from mixfast_kernels._triton.zones import NONE, coverage, zone_of
 
-repair_rounding()
+repair()
 
 # Elements a program: 8 a thread of 4 warps are one 128-bit store in bfloat16, two in float32 and four in float64.
 BLOCK = 1024
@@ -182,7 +183,7 @@ def augment(
             CHANNELS=channels,
             SCALE=scale,
             SHIFT=shift,
-            SUMS=tl.float64 if dtype == torch.float64 else tl.float32,
+            SUMS=sums_of(dtype),
             BLOCK=block,
             num_warps=4,
         )

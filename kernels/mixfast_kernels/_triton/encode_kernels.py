@@ -13,13 +13,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from mixfast_kernels._triton.interpreter import repair_dot
+from mixfast_kernels._triton.interpreter import repair
 from mixfast_kernels._triton.pixels import of_channel
-from mixfast_kernels._triton.rounding import repair_rounding
 from mixfast_kernels._triton.zones import coverage
 
-repair_dot()
-repair_rounding()
+repair()
 
 
 @triton.jit

@@ -18,10 +18,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mixfast_kernels._triton.interpreter import repair_dot
+from mixfast_kernels._triton.interpreter import repair
+from mixfast_kernels._triton.precision import products_of, sums_of
 from mixfast_kernels._triton.zones import coverage
 
-repair_dot()
+repair()
 
 # Two tiles in each group of 2048 slots at most show two sources (for M = 2): an eighth more products than tokens need
 # with tiles of 128 or segments of 256.
@@ -159,14 +160,6 @@ def _weight_gradient_kernel(
     tl.store(part_ptr, total, mask=in_out[:, None] & in_inner[None, :])
 
 
-def sums_of(tokens: Tensor) -> tl.dtype:
-    return tl.float64 if tokens.dtype == torch.float64 else tl.float32
-
-
-def _precision(tokens: Tensor) -> str:
-    return "tf32" if tokens.dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32 else "ieee"
-
-
 def too_many(tokens: Tensor, bias: Tensor) -> bool:
     """The order counts its slots, once a source, in 32 bits."""
     return bias.shape[0] * (tokens.shape[0] * tokens.shape[1] + GROUP) >= 2**31
@@ -194,7 +187,7 @@ def multiply(rows: Tensor, matrices: Tensor, bias: Tensor | None, order: tuple[T
     tiles = triton.cdiv(batch * count, blocks["BLOCK_T"]) * triton.cdiv(width, blocks["BLOCK_O"])
     _product_kernel[(tiles,)](
         rows, matrices, bias, *order, result, slots, rows.stride(0), rows.stride(1), *matrices.stride(),
-        N=count, D=width, M=matrices.shape[0], BIAS=bias is not None, SUMS=sums_of(rows), PRECISION=_precision(rows),
+        N=count, D=width, M=matrices.shape[0], BIAS=bias is not None, SUMS=sums_of(rows.dtype), PRECISION=products_of(rows.dtype),
         **blocks,
     )  # fmt: skip
 
@@ -210,7 +203,7 @@ def weight_gradient_parts(grad: Tensor, tokens: Tensor, order: tuple[Tensor, Ten
     _weight_gradient_kernel[(splits * tiles,)](
         grad, tokens, *order, parts, order[0].shape[0], segments, splits,
         grad.stride(0), grad.stride(1), tokens.stride(0), tokens.stride(1),
-        N=tokens.shape[1], D=width, M=sources, SUMS=sums_of(tokens), PRECISION=_precision(tokens), SEGMENT=SEGMENT,
+        N=tokens.shape[1], D=width, M=sources, SUMS=sums_of(tokens.dtype), PRECISION=products_of(tokens.dtype), SEGMENT=SEGMENT,
         **blocks,
     )  # fmt: skip
     return parts

@@ -24,6 +24,7 @@ from torch import Tensor
 from mixfast_kernels._triton.aot import Case, meta, nbytes
 from mixfast_kernels._triton.encode_kernels import encode_kernel, gradient_kernel
 from mixfast_kernels._triton.grouped_product import ordered
+from mixfast_kernels._triton.precision import products_of, sums_of
 from mixfast_kernels._triton.zones import zone_of
 from mixfast_kernels.mask_mix_encode import mask_mix_encode_backward_reference, mask_mix_encode_reference
 
@@ -68,10 +69,10 @@ def mask_mix_encode(
     batch, channels = inside.shape[0], weight.shape[1]
     positions, pixels = grid[0] * grid[1], _readable(images, weight)
     result_BPC = weight.new_empty(batch, positions, channels)
-    statistics = _normalisation(images, mean, std)
-    constants = _constants(pixels, weight, inside, bitmap, box, grid, stride, padding, scale, statistics)
-    block_p, block_t, block_c = _tile(FORWARD, weight)
     zone, kind = zone_of(box, bitmap)
+    statistics = _normalisation(images, mean, std)
+    constants = _constants(pixels, weight, inside, kind, grid, stride, padding, scale, statistics)
+    block_p, block_t, block_c = _tile(FORWARD, weight)
     mix = (inside.contiguous(), outside.contiguous(), zone)
     with torch.cuda.device_of(images):
         order = None
@@ -134,8 +135,9 @@ def mask_mix_encode_backward(
         )  # fmt: skip
     batch, (encoders, channels, colours, kernel, _) = inside.shape[0], weight.shape
     positions, taps, pixels = grid[0] * grid[1], colours * kernel * kernel, _readable(images, weight)
+    zone, kind = zone_of(box, bitmap)
     statistics = _normalisation(images, mean, std)
-    constants = _constants(pixels, weight, inside, bitmap, box, grid, stride, padding, scale, statistics)
+    constants = _constants(pixels, weight, inside, kind, grid, stride, padding, scale, statistics)
     block_p, block_t, block_c = _tile(BACKWARD, weight)
     tiles_p = triton.cdiv(positions, block_p)
     tiles = tiles_p * encoders * triton.cdiv(taps, block_t) * triton.cdiv(channels, block_c)
@@ -150,7 +152,7 @@ def mask_mix_encode_backward(
             pixels,
             inside.contiguous(),
             outside.contiguous(),
-            zone_of(box, bitmap)[0],
+            zone,
             None if index is None else index.contiguous(),
             encoder_parts,
             bias_parts,
@@ -207,8 +209,7 @@ def _constants(
     pixels: Tensor,
     weight: Tensor,
     inside: Tensor,
-    bitmap: Tensor | None,
-    box: Tensor | None,
+    kind: str,
     grid: list[int],
     stride: int,
     padding: int,
@@ -217,7 +218,6 @@ def _constants(
 ) -> dict[str, Any]:
     """What both kernels know when they are compiled: nothing here changes with the batch."""
     _, channels, height, width = pixels.shape
-    tf32 = weight.dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32
     return {
         "P": grid[0] * grid[1],
         "GRID_W": grid[1],
@@ -231,12 +231,12 @@ def _constants(
         "STRIDE": stride,
         "PADDING": padding,
         "PACKED": pixels.stride(3) == channels and (channels == 1 or pixels.stride(1) == 1),
-        "KIND": zone_of(box, bitmap)[1],
+        "KIND": kind,
         "SCALE": scale,
         "CENTRE": statistics[0],
         "FACTOR": statistics[1],
-        "SUMS": tl.float64 if weight.dtype == torch.float64 else tl.float32,
-        "PRECISION": "tf32" if tf32 else "ieee",
+        "SUMS": sums_of(weight.dtype),
+        "PRECISION": products_of(weight.dtype),
     }
 
 

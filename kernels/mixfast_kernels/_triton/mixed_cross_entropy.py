@@ -14,10 +14,11 @@ import triton.language as tl
 from torch import Tensor
 
 from mixfast_kernels._triton.aot import Case, meta, nbytes
-from mixfast_kernels._triton.rounding import repair_rounding
+from mixfast_kernels._triton.interpreter import repair
+from mixfast_kernels._triton.precision import sums_of
 from mixfast_kernels.mixed_cross_entropy import mixed_cross_entropy_backward_reference, mixed_cross_entropy_reference
 
-repair_rounding()
+repair()
 
 # Logits a program holds when a row is short: 8 a thread of 4 warps, so that a batch of a few hundred short rows still
 # makes a program for most multiprocessors.
@@ -213,7 +214,7 @@ def mixed_cross_entropy(
             K=classes,
             TWO=other is not None,
             SMOOTHING=smoothing,
-            ACC=tl.float64 if full == torch.float64 else tl.float32,
+            ACC=sums_of(full),
             **blocks,
         )
         _sum_kernel[(1,)](losses, loss, num_rows, batch, BLOCK=SUM_BLOCK, num_warps=4)
@@ -259,7 +260,7 @@ def mixed_cross_entropy_backward(
             K=classes,
             TWO=other is not None,
             SMOOTHING=smoothing,
-            ACC=tl.float64 if log_normaliser.dtype == torch.float64 else tl.float32,
+            ACC=sums_of(log_normaliser.dtype),
             **blocks,
         )
     return grad_logits, grad_weight, grad_share

@@ -17,12 +17,13 @@ import triton.language as tl
 from torch import Tensor
 
 from mixfast_kernels._triton.aot import Case, meta, nbytes
-from mixfast_kernels._triton.grouped_product import multiply, ordered, sums_of, too_many, weight_gradient_parts
-from mixfast_kernels._triton.rounding import repair_rounding
+from mixfast_kernels._triton.grouped_product import multiply, ordered, too_many, weight_gradient_parts
+from mixfast_kernels._triton.interpreter import repair
+from mixfast_kernels._triton.precision import sums_of
 from mixfast_kernels._triton.zones import coverage, zone_of
 from mixfast_kernels.source_attribution import source_attribution_backward_reference, source_attribution_reference
 
-repair_rounding()
+repair()
 
 # Streaming: 32 tokens x 128 columns are four 128-bit accesses a thread in bfloat16, eight in float32. The bias's gradient
 # keeps two sums of a tile: a whole sample of 64 tokens at once, but half the columns and twice the threads.
@@ -173,7 +174,7 @@ def _mix_arguments(
         "WIDTH": int(grid[1]),
         "M": inside.shape[1],
         "KIND": kind,
-        "SUMS": sums_of(tokens),
+        "SUMS": sums_of(tokens.dtype),
     }
     return (inside.contiguous(), outside.contiguous(), zone), constants
 

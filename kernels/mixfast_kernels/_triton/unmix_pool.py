@@ -23,12 +23,13 @@ import triton.language as tl
 from torch import Tensor
 
 from mixfast_kernels._triton.aot import Case, meta, nbytes
-from mixfast_kernels._triton.rounding import repair_rounding
+from mixfast_kernels._triton.interpreter import repair
+from mixfast_kernels._triton.precision import sums_of
 from mixfast_kernels._triton.zones import coverage, zone_of
 from mixfast_kernels.mixing import Mixing
 from mixfast_kernels.unmix_pool import _memory_format, unmix_pool_backward_reference, unmix_pool_reference
 
-repair_rounding()
+repair()
 
 # A tile of 64 x 64 is four 128-bit loads in flight for each of 128 threads in bfloat16 (eight in float32), whichever of
 # the two dimensions is contiguous, and 8 x 8 positions are one trip. Its two float32 sums take 64 registers a thread;
@@ -261,7 +262,7 @@ def _shared_arguments(
         "CHANNELS_LAST": not features.is_contiguous(),
         "KIND": kind,
         "AFFINE": affine,
-        "SUMS": tl.float64 if features.dtype == torch.float64 else tl.float32,
+        "SUMS": sums_of(features.dtype),
         "BLOCK_C": min(block, triton.next_power_of_2(count)),
         "BLOCK_P": min(block, triton.next_power_of_2(height * width)),
         "num_warps": WARPS,
