@@ -20,8 +20,8 @@ from mixfast.training.compiling import missing_compiler
 from mixfast.training.session import resolve_device
 from mixfast_bench import machine
 from mixfast_bench.cases import Batches, Rounds, at_least, synthetic_images
-from mixfast_bench.kernel_cases import KERNEL_CASES
-from mixfast_bench.kernels import measure_kernels
+from mixfast_bench.kernel_cases import KERNEL_CASES, KernelCase
+from mixfast_bench.kernels import COPY, measure_kernels
 from mixfast_bench.measure import Timings
 from mixfast_bench.plots import plot_kernels
 from mixfast_bench.registry import PIPELINE_COMPARISONS, PIPELINES, STEP_COMPARISONS, steps
@@ -43,12 +43,12 @@ def run_bench(args: argparse.Namespace, console: Console) -> int:
         OSError: the record cannot be written.
     """
     device = _device(args.device)
-    at_least("--rounds", args.rounds, 1)
+    run = {"step": _bench_step, "data": _bench_data, "kernels": _bench_kernels}[args.what]
+    work = _cases_and_rounds(args) if args.what == "kernels" else _batches_and_rounds(args, device)
     record_file = None if args.json is None else _writable("--json", args.json)
     described = machine.describe(device)
     _announce(described, console)
-    run = {"step": _bench_step, "data": _bench_data, "kernels": _bench_kernels}[args.what]
-    results = run(args, device, console)
+    results = run(args, *work, device, console)
     if record_file is not None:
         record = {
             "bench": args.what,
@@ -75,8 +75,20 @@ def _batches_and_rounds(args: argparse.Namespace, device: torch.device) -> tuple
     return Batches(args.batch_size, args.repetition), Rounds(args.rounds, args.runs)
 
 
-def _bench_step(args: argparse.Namespace, device: torch.device, console: Console) -> dict[str, Any]:
-    batches, rounds = _batches_and_rounds(args, device)
+def _cases_and_rounds(args: argparse.Namespace) -> tuple[list[KernelCase], int]:
+    known = dict.fromkeys(case.operator for case in KERNEL_CASES)
+    for operator in args.op or ():
+        if operator not in known:
+            raise ValueError(f"--op is {operator}, expected some of {', '.join(known)}")
+    at_least("--rounds", args.rounds, 1)
+    if args.plot is not None:
+        _writable("--plot", args.plot)
+    return [case for case in KERNEL_CASES if args.op is None or case.operator in args.op], args.rounds
+
+
+def _bench_step(
+    args: argparse.Namespace, batches: Batches, rounds: Rounds, device: torch.device, console: Console
+) -> dict[str, Any]:
     with torch.device("meta"):
         build_backbone(args.backbone)
     entries = steps(_compile_choice(args.compile, device, console))
@@ -99,8 +111,9 @@ def _bench_step(args: argparse.Namespace, device: torch.device, console: Console
     }
 
 
-def _bench_data(args: argparse.Namespace, device: torch.device, console: Console) -> dict[str, Any]:
-    batches, rounds = _batches_and_rounds(args, device)
+def _bench_data(
+    args: argparse.Namespace, batches: Batches, rounds: Rounds, device: torch.device, console: Console
+) -> dict[str, Any]:
     if len(set(args.image_size)) < len(args.image_size):
         raise ValueError(f"--image-size is {args.image_size}, expected each size once")
     data_sets = [synthetic_images(size, DEFAULT_CLASSES, device) for size in args.image_size]
@@ -123,24 +136,25 @@ def _bench_data(args: argparse.Namespace, device: torch.device, console: Console
     }
 
 
-def _bench_kernels(args: argparse.Namespace, device: torch.device, console: Console) -> dict[str, Any]:
-    plot_file = None if args.plot is None else _writable("--plot", args.plot)
+def _bench_kernels(
+    args: argparse.Namespace, cases: list[KernelCase], rounds: int, device: torch.device, console: Console
+) -> dict[str, Any]:
     compiled = _compile_choice("both", device, console) == "both"
-    cases = [case for case in KERNEL_CASES if args.op is None or case.operator in args.op]
-    measured = measure_kernels(cases, device, getattr(torch, args.dtype), args.rounds, compiled, console)
+    measured = measure_kernels(cases, device, getattr(torch, args.dtype), rounds, compiled, console)
     summary = summarise_kernels(measured)
     for operator in dict.fromkeys(case.operator for case in cases):
         console.print(kernel_table(summary.rows, operator))
     for way, mean in summary.means.items():
         text = f"against {way}: {mean:.2f} times as fast (geometric mean of the cases), {summary.smallest[way]:.2f} at least"
         console.print(text, highlight=False)
-    if plot_file is not None:
+    if args.plot is not None:
+        plot_file = _writable("--plot", args.plot)
         where = f"{machine.device_name(device)}, {torch.get_num_threads()} threads, {args.dtype}"
         plot_kernels(summary, where, plot_file)
         console.print(f"plot: {plot_file}", highlight=False)
     seconds = {
         each.case.title: {f"{way}, {direction}": values for (way, direction), values in each.timings.items()}
-        | {"copy": each.copy}
+        | {COPY: each.copy}
         for each in measured
     }
     return {"seconds": seconds, "summary": asdict(summary)}

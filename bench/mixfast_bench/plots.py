@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 
-from mixfast_bench.summary import KernelSummary
+from mixfast_bench.summary import KernelSummary, whole_passes
 
 # Distinguishable with any colour vision (Okabe and Ito).
 EAGER_COLOUR, COMPILED_COLOUR = "#E69F00", "#0072B2"
@@ -20,7 +20,7 @@ def plot_kernels(summary: KernelSummary, title: str, path: Path) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    rows = list({(row.operator, row.name): row for row in summary.rows}.values())
+    rows = whole_passes(summary.rows)
     figure = Figure(figsize=(9, 1.6 + 0.36 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
     places = range(len(rows), 0, -1)

@@ -134,7 +134,7 @@ class KernelRow:
 
 @dataclass(frozen=True)
 class KernelSummary:
-    """``means``: over the cases, the geometric mean of the last pass that each has (forward + backward; of ``augment`` forward)."""
+    """``means``: geometric means over the cases, of their whole passes; ``product_rate`` in FLOP/s."""
 
     rows: list[KernelRow]
     means: dict[str, float]
@@ -142,11 +142,18 @@ class KernelSummary:
     product_rate: float
 
 
+def whole_passes(rows: Sequence[KernelRow]) -> list[KernelRow]:
+    """One row a case: forward + backward, or forward where there is no backward pass (``augment``)."""
+    return list({(row.operator, row.name): row for row in rows}.values())
+
+
 def summarise_kernels(measured: Sequence[KernelMeasurement]) -> KernelSummary:
     """Figures of a ``measure_kernels``."""
     rows = [_kernel_row(each, direction) for each in measured for direction in each.directions()]
-    last = {row.name: row for row in rows}.values()
-    against = {way: [ratio.value.median for row in last if (ratio := getattr(row, way))] for way in (EAGER, COMPILED)}
+    against = {
+        way: [ratio.value.median for row in whole_passes(rows) if (ratio := getattr(row, way))]
+        for way in (EAGER, COMPILED)
+    }
     against = {way: ratios for way, ratios in against.items() if ratios}
     return KernelSummary(
         rows,

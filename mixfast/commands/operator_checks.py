@@ -81,9 +81,8 @@ def _lines(backend: Backend, process: subprocess.Popen[str]) -> Iterator[Line]:
         return
     checks = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
     for check in checks:
-        wrong = check["error"] is None or check["error"] > 1
         detail = check["problem"] or f"{check['error']:.2f} of allowed, {1000 * check['seconds']:.1f} ms"
-        yield Line(backend.title, check["operator"], not wrong, detail)
-    if process.returncode != 0 and all(check["error"] is not None and check["error"] <= 1 for check in checks):
+        yield Line(backend.title, check["operator"], check["passed"], detail)
+    if process.returncode != 0 and all(check["passed"] for check in checks):
         last = errors.strip().splitlines()[-1:] or [f"exit status {process.returncode}"]
         yield Line(backend.title, "", False, last[0])

@@ -38,10 +38,9 @@ def gradients(call, leaves):
     return [result.detach(), *torch.autograd.grad(result, leaves, grad)] if leaves else [result]
 
 
-@pytest.mark.parametrize("case", KERNEL_CASES, ids=lambda case: case.title)
+# Streaming cases are the same as smaller ones, only larger.
+@pytest.mark.parametrize("case", [case for case in KERNEL_CASES if not case.streaming], ids=lambda case: case.title)
 def test_the_operator_and_its_plain_form_agree(case):
-    if case.streaming:
-        pytest.skip("the same as a smaller case, only larger")
     problem = case.build(CPU, torch.float32)
     for got, expected in zip(
         gradients(problem.call, problem.leaves), gradients(problem.plain, problem.leaves), strict=True
@@ -143,6 +142,13 @@ def test_the_command_writes_record_and_plot(small, tmp_path, capsys, monkeypatch
         "mixfast, forward", "mixfast, forward + backward", "eager, forward", "eager, forward + backward", "copy"
     }  # fmt: skip
     assert plot.exists() and "unmix_pool" in capsys.readouterr().out
+
+
+def test_an_unknown_operator_is_refused_before_measuring(capsys, monkeypatch):
+    monkeypatch.setattr(kernels, "measure_problem", lambda *_: pytest.fail("measured"))
+    assert cli.main(["bench", "kernels", "--op", "unmix_pol"]) != 0
+    error = capsys.readouterr().err
+    assert "--op is unmix_pol" in error and "unmix_pool" in error
 
 
 @pytest.mark.parametrize("argument", ["--json", "--plot"])

@@ -38,8 +38,14 @@ def test_no_answer_in_time_is_said(monkeypatch):
 @pytest.mark.parametrize(
     ("check", "detail"),
     [
-        ('{"operator": "toy", "error": null, "seconds": 0.1, "problem": "RuntimeError: no"}', "RuntimeError: no"),
-        ('{"operator": "toy", "error": 1.5, "seconds": 0.1, "problem": ""}', "1.50 of allowed, 100.0 ms"),
+        (
+            '{"operator": "toy", "error": null, "seconds": 0.1, "passed": false, "problem": "RuntimeError: no"}',
+            "RuntimeError: no",
+        ),
+        (
+            '{"operator": "toy", "error": 1.5, "seconds": 0.1, "passed": false, "problem": ""}',
+            "1.50 of allowed, 100.0 ms",
+        ),
     ],
 )
 def test_an_operator_that_is_wrong_is_said_to_be(monkeypatch, tmp_path, check, detail):
