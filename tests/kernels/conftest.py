@@ -1,28 +1,11 @@
-"""Draws of mixes that the operators' tests share."""
+"""What the operators' tests find without asking."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from mixfast_kernels import Mixing
-
-
-def draw_mixing(kind, batch, inputs, grid, dtype=torch.float32, seed=0):
-    """A mix with random zone weights and a zone of the given kind: "none", "box", "bitmap" or "coverage"."""
-    generator = torch.Generator().manual_seed(seed)
-    inside = torch.rand(batch, inputs, generator=generator).to(dtype)
-    outside = torch.rand(batch, inputs, generator=generator).to(dtype)
-    if kind == "box":
-        height, width = grid
-        rows = torch.randint(height + 1, (batch, 2), generator=generator).sort(1).values
-        columns = torch.randint(width + 1, (batch, 2), generator=generator).sort(1).values
-        box = torch.stack((rows[:, 0], columns[:, 0], rows[:, 1], columns[:, 1]), 1).int()
-        return Mixing(inside, outside, grid, box=box)
-    if kind == "bitmap":
-        return Mixing(inside, outside, grid, bitmap=torch.rand(batch, *grid, generator=generator) < 0.4)
-    if kind == "coverage":
-        return Mixing(inside, outside, grid, bitmap=torch.rand(batch, *grid, generator=generator).to(dtype))
-    return Mixing(inside, outside, grid)
+from drawing import draw_mixing
+from guards import poison
 
 
 @pytest.fixture(params=["none", "box", "bitmap", "coverage"])
@@ -40,3 +23,19 @@ def fresh_compiler():
     """What one test compiled must not count towards another's limit of recompilations."""
     yield
     torch._dynamo.reset()
+
+
+@pytest.fixture
+def poisoned_outputs():
+    """New tensors start out as NaN: an element that is never written stays one."""
+    poison(True)
+    yield
+    poison(False)
+
+
+@pytest.fixture
+def poisoned_checks(request):
+    """The same, for the functions that run in a process of their own (see running.py)."""
+    poison(request.function.__name__.startswith("check_"))
+    yield
+    poison(False)

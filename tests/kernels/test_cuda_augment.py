@@ -6,21 +6,14 @@ import hosted
 import pytest
 import test_native_augment as native
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from interpreted import guarded
+from guards import poison, surrounded
 from test_native_augment import DTYPES, NATIVE, SIZES, ZONES, draw
+
+pytestmark = pytest.mark.usefixtures("poisoned_checks")
 
 
 def test_checks_on_the_host():
     hosted.run_checks(__file__)
-
-
-@pytest.fixture(autouse=True)
-def poisoned(request):
-    hosted.poison(request.function.__name__.startswith("check_"))
-    yield
-    hosted.poison(False)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -66,14 +59,14 @@ def check_sources_that_are_not_seen_are_not_read(zone):
 
 
 def check_images_beyond_four_gigabytes():
-    hosted.poison(False)  # the pages that are not read are never there
+    poison(False)  # the pages that are not read are never there
     native.test_images_beyond_four_gigabytes()
 
 
 @pytest.mark.parametrize("zone", ZONES)
 def check_nothing_around_the_small_arguments_is_read(zone):
     arguments = draw(zone=zone)
-    around = [guarded(value) if isinstance(value, torch.Tensor) else value for value in arguments]
+    around = [surrounded(value) if isinstance(value, torch.Tensor) else value for value in arguments]
     rest = (None, None, torch.float32, [7, 6])
     assert torch.equal(NATIVE(*around, *rest), NATIVE(*arguments, *rest))
 
@@ -91,20 +84,8 @@ def check_what_is_out_of_range_is_moved_to_the_nearest(far):
         assert torch.equal(got, NATIVE(images, values["index"], values["crop"], *rest, *settings))
 
 
-@settings(max_examples=60, deadline=None)
-@given(data=st.data())
-def check_any_geometry(data):
-    channels, pad, sources, batch = (
-        data.draw(st.integers(low, high)) for low, high in ((1, 5), (0, 3), (1, 3), (0, 4))
-    )
-    size = data.draw(st.tuples(st.integers(1, 12), st.integers(1, 40)))
-    out_size = tuple(data.draw(st.integers(1, side + 2 * pad)) for side in size)
-    zone, sharp = data.draw(st.sampled_from(ZONES)), data.draw(st.booleans())
-    arguments = draw(channels, size, out_size, pad, sources, zone, sharp, batch, data.draw(st.integers(0, 99)))
-    if batch > 0:
-        native.check(arguments, data.draw(st.sampled_from(DTYPES)), out_size)
-    else:
-        assert NATIVE(*arguments, None, None, torch.float32, list(out_size)).shape == (0, channels, *out_size)
+def check_any_geometry():
+    native.test_any_geometry()
 
 
 def changed(**changes):

@@ -40,7 +40,7 @@ MOST_REGISTERS = 128
 
 
 def test_the_operators_tests_pass_on_the_host():
-    hosted.run_tests([str(HERE / "test_operators.py")])
+    hosted.run_tests(HERE / "test_operators.py")
 
 
 def built(monkeypatch, architectures):

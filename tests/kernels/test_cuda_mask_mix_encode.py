@@ -6,10 +6,10 @@ import hosted
 import pytest
 import test_native_mask_mix_encode as native
 import torch
+from guards import assert_within_twice, poison, surrounded
 from hosted import displaced
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from interpreted import assert_within_twice, guarded
 from mixfast_kernels import Mixing
 from mixfast_kernels._cuda import mask_mix_encode as launchers
 from mixfast_kernels.mask_mix_encode import mask_mix_encode_backward_reference, mask_mix_encode_reference
@@ -17,16 +17,11 @@ from test_native_mask_mix_encode import FLOATS, SHAPES, ZONES, Case, laid_out
 
 PARAMETERS = (False, False)  # of images and zone weights no gradient is wanted: what the kernels are for
 
+pytestmark = pytest.mark.usefixtures("poisoned_checks")
+
 
 def test_checks_on_the_host():
     hosted.run_checks(__file__)
-
-
-@pytest.fixture(autouse=True)
-def poisoned(request):
-    hosted.poison(request.function.__name__.startswith("check_"))
-    yield
-    hosted.poison(False)
 
 
 # Beside the shapes that the C++ operators are tested on: each tile of the stem, several blocks of channels, windows of one
@@ -160,7 +155,7 @@ def check_what_a_mask_hides_is_not_read():
             assert got.isfinite().all() and torch.equal(got, want)
 
 
-@pytest.mark.parametrize("place", [guarded, displaced])
+@pytest.mark.parametrize("place", [surrounded, displaced])
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("name", ["cifar", "patch-4", "grey", "spaced-patches"])
@@ -188,7 +183,7 @@ def check_an_index_out_of_range_takes_the_nearest_image(name, far):
 
 def check_the_rest_of_what_the_native_operators_promise():
     native.test_boxes_beyond_the_grid_are_cut_and_empty_ones_are_empty()
-    hosted.poison(False)  # the pages that are not read are never there
+    poison(False)  # the pages that are not read are never there
     native.test_images_beyond_four_gigabytes()
 
 

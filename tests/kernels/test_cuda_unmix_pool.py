@@ -6,16 +6,16 @@ import hosted
 import pytest
 import test_native_unmix_pool as native
 import torch
-from conftest import draw_mixing
+from drawing import draw_mixing
+from guards import poison, surrounded
 from hosted import displaced
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from interpreted import guarded
 from mixfast_kernels import Mixing
 from test_native_unmix_pool import CHANNELS_LAST, CONTIGUOUS, FEATURES, ZONES, check, randn
 
 LAYOUTS = {"contiguous": CONTIGUOUS, "channels_last": CHANNELS_LAST}
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+pytestmark = pytest.mark.usefixtures("poisoned_checks")
 
 
 def test_checks_on_the_host():
@@ -25,13 +25,6 @@ def test_checks_on_the_host():
 @pytest.mark.long
 def test_long_checks_on_the_host():
     hosted.run_checks(__file__, "-m", "long")
-
-
-@pytest.fixture(autouse=True)
-def poisoned(request):
-    hosted.poison(request.function.__name__.startswith("check_"))
-    yield
-    hosted.poison(False)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -66,26 +59,11 @@ def check_dtypes_and_partial_unmixing(dtype, layout, channels):
     native.test_dtypes_and_partial_unmixing(dtype, LAYOUTS[layout], channels)
 
 
-@settings(deadline=None, max_examples=40)
-@given(
-    shape=st.tuples(st.integers(1, 3), st.integers(1, 40), st.integers(1, 9), st.integers(1, 9)),
-    grid=st.tuples(st.integers(1, 12), st.integers(1, 12)),
-    zone=st.sampled_from(ZONES),
-    layout=st.sampled_from(["contiguous", "channels_last", "strided", "expanded"]),
-    seed=st.integers(0, 99),
-)
-def check_any_shape_and_layout(shape, grid, zone, layout, seed):
-    features = randn(*shape, seed=seed).float()
-    if layout == "channels_last":
-        features = features.contiguous(memory_format=CHANNELS_LAST)
-    elif layout == "strided":
-        features = torch.stack((features, features), -1)[..., 0].transpose(2, 3)
-    elif layout == "expanded":
-        features = features[:1].expand(shape).detach()
-    check(features, draw_mixing(zone, shape[0], 2, grid, seed=seed))
+def check_any_shape_and_layout():
+    native.test_any_shape_and_layout()
 
 
-@pytest.mark.parametrize("place", [guarded, displaced])
+@pytest.mark.parametrize("place", [surrounded, displaced])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("zone", ZONES)
@@ -106,7 +84,7 @@ def check_the_rest_of_what_the_native_operators_promise():
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def check_opcheck_of_both_layouts(layout):
-    hosted.poison(False)  # what opcheck compares, it may have left unfilled
+    poison(False)  # what opcheck compares, it may have left unfilled
     native.test_opcheck_of_both_layouts(LAYOUTS[layout])
 
 
@@ -119,5 +97,5 @@ def check_the_bare_operator_refuses_what_it_would_read_out_of_bounds():
 
 @pytest.mark.long
 def check_more_than_two_thousand_million_features():
-    hosted.poison(False)  # 5 GB would be filled twice
+    poison(False)  # 5 GB would be filled twice
     native.test_more_than_two_thousand_million_features()

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import sys
 
-import mixfast_kernels as mk
 import pytest
 import torch
-from conftest import draw_mixing
+from drawing import draw_mixing
+from guards import before_the_unreadable, surrounded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mixfast_kernels import Mixing
 from mixfast_kernels.augment import augment_reference
+from running import needs_native
 
-pytestmark = pytest.mark.skipif(mk.backends()["cpu"].name != "native", reason="no native operators here")
+pytestmark = needs_native
 
 NATIVE = torch.ops.mixfast.augment.default
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.uint8]
@@ -130,21 +130,9 @@ def test_any_memory_layout_gives_the_same_bits(zone):
         assert torch.equal(NATIVE(laid_out, *rest, None, None, torch.float32, [7, 6]), want)
 
 
-def before_a_wall(size):
-    """``size`` writable bytes with a page behind them that cannot be read: touching it ends the process."""
-    length = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
-    region = mmap.mmap(-1, length + mmap.PAGESIZE)
-    wall = ctypes.addressof(ctypes.c_char.from_buffer(region)) + length
-    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(wall), ctypes.c_size_t(mmap.PAGESIZE), 0) == 0
-    return torch.frombuffer(region, dtype=torch.uint8)[length - size :]
-
-
 def at_the_end_of_memory(images):
-    unique, channels, height, width = images.shape
-    flat = before_a_wall(images.numel())[: images.numel()]
-    copy = flat.view(unique, height, width, channels).permute(0, 3, 1, 2)
-    copy.copy_(images)
-    return copy
+    """In channels-last memory with a page behind it that cannot be read: touching it ends the process."""
+    return surrounded(images.contiguous(memory_format=torch.channels_last))
 
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="protects memory as Linux does")
@@ -174,7 +162,8 @@ def test_nothing_behind_the_images_is_read(channels, width):
 def test_sources_that_are_not_seen_are_not_read(zone):
     """Image 0 is one page; image 1 would be the page behind it."""
     side = int(mmap.PAGESIZE**0.5)
-    images = before_a_wall(side * side)[: 2 * side * side].view(2, 1, side, side)
+    one_page = before_the_unreadable(side * side, torch.uint8)
+    images = one_page.as_strided((2, 1, side, side), (side * side, side * side, side, 1))
     images[0] = torch.randint(256, (1, side, side), dtype=torch.uint8)
     index, crop = torch.tensor([[0, 1]]), torch.zeros(1, 2, 2, dtype=torch.int64)
     first, second = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])

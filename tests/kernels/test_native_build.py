@@ -12,11 +12,11 @@ from pathlib import Path
 import mixfast_kernels as mk
 import pytest
 from mixfast_kernels import _backends, _native
+from running import needs_native
 
 COMPILER = shutil.which(os.environ.get("CXX", "g++"))
 
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler here")
-needs_native = pytest.mark.skipif(mk.backends()["cpu"].name != "native", reason="no native operators here")
 
 
 @pytest.fixture

@@ -7,16 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-import mixfast_kernels as mk
 import pytest
 import torch
-from conftest import draw_mixing
+from drawing import draw_mixing, laid_out
+from guards import surrounded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mixfast_kernels import Mixing
 from mixfast_kernels.mask_mix_encode import mask_mix_encode_backward_reference, mask_mix_encode_reference
+from running import needs_native
 
-pytestmark = pytest.mark.skipif(mk.backends()["cpu"].name != "native", reason="the CPU runs the reference operators")
+pytestmark = needs_native
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 ZONES = ("none", "box", "bitmap", "coverage")
@@ -28,17 +29,6 @@ TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12, torch.bfloat16: 5e-3, to
 
 def draw(seed, *shape):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def laid_out(images, layout):
-    """The same values as contiguous, channels-last, or strided memory, or expanded from one channel."""
-    if layout == "channels_last":
-        return images.contiguous(memory_format=torch.channels_last)
-    if layout == "strided":
-        return torch.stack((images, images), -1)[..., 0]
-    if layout == "expanded":
-        return images[:, :1].expand_as(images)
-    return images
 
 
 def one_input_each(mixing):
@@ -235,18 +225,11 @@ def test_nothing_around_an_input_is_read(name, layout, dtype):
     case = Case(dtype=dtype, **SHAPES[name])
     mixing = case.mixing
     expected = (case.run(), *case.run_backward([True, True]))
-    case.images, case.grad = (guarded(laid_out(tensor, layout)) for tensor in (case.images, case.grad))
-    case.weight, case.bias, case.position = (guarded(tensor) for tensor in (case.weight, case.bias, case.position))
-    case.mixing = Mixing(guarded(mixing.inside), guarded(mixing.outside), mixing.grid, mixing.box, mixing.bitmap)
+    case.images, case.grad = (surrounded(laid_out(tensor, layout)) for tensor in (case.images, case.grad))
+    case.weight, case.bias, case.position = (surrounded(tensor) for tensor in (case.weight, case.bias, case.position))
+    case.mixing = Mixing(surrounded(mixing.inside), surrounded(mixing.outside), mixing.grid, mixing.box, mixing.bitmap)
     for got, want in zip((case.run(), *case.run_backward([True, True])), expected, strict=True):
         assert torch.equal(got, want)
-
-
-def guarded(tensor):
-    """The same values and strides with 64 NaNs before and behind."""
-    buffer = torch.full((tensor.numel() + 128,), torch.nan, dtype=tensor.dtype)
-    inner = buffer.as_strided(tensor.shape, tensor.stride(), 64)
-    return inner.copy_(tensor)
 
 
 @pytest.mark.parametrize("bad", [-1, 4])

@@ -12,11 +12,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import mixfast_kernels as mk
 import pytest
+from running import needs_native, run_pytest
 
 pytestmark = [
-    pytest.mark.skipif(mk.backends()["cpu"].name != "native", reason="no native operators here"),
+    needs_native,
     pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc fills new memory"),
 ]
 
@@ -31,10 +31,7 @@ def test_fresh_memory_is_poisoned():
 
 
 def test_no_element_is_left_unwritten():
-    tests = str(Path(__file__).with_name("test_operators.py"))
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", tests]
-    selected = ["-k", "values or naive or gradients or low_precision or strided or empty"]
-    environment = {**os.environ, "MALLOC_PERTURB_": PERTURB, "MIXFAST_BACKEND": "native"}
-    done = subprocess.run([*command, *selected], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-4000:]
-    assert " passed" in done.stdout
+    tests = Path(__file__).with_name("test_operators.py")
+    chosen = "values or naive or gradients or low_precision or strided or empty"
+    printed = run_pytest(tests, {"MALLOC_PERTURB_": PERTURB, "MIXFAST_BACKEND": "native"}, "-k", chosen)
+    assert " passed" in printed

@@ -9,8 +9,9 @@ from pathlib import Path
 import mixfast_kernels as mk
 import pytest
 import torch
+from running import needs_native
 
-pytestmark = pytest.mark.skipif(mk.backends()["cpu"].name != "native", reason="no native operators here")
+pytestmark = needs_native
 
 MIB = 2**20
 

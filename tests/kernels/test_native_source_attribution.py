@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 
 import mixfast_kernels as mk
 import pytest
 import torch
-from conftest import draw_mixing
+from drawing import draw_mixing
+from guards import surrounded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mixfast_kernels import Mixing
+from running import needs_native, run_pytest
 
-pytestmark = pytest.mark.skipif(
-    mk.backends().get("cpu") is None or mk.backends()["cpu"].name != "native", reason="the C++ operators are not active"
-)
+pytestmark = needs_native
 
 ZONES = ("none", "box", "bitmap", "coverage")
 NAN = float("nan")
@@ -172,30 +170,16 @@ def test_a_token_meets_the_matrix_of_its_own_source_only():
     assert (grads[2][2] == 0).all() and (grads[1][2] == 0).all()
 
 
-def guarded(tensor, junk):
-    """The same tensor inside a buffer of junk: what is read beside it shows up in the results."""
-    buffer = torch.full((128 + tensor.numel(),), junk, dtype=tensor.dtype)
-    return buffer[64:-64].view(tensor.shape).copy_(tensor)
-
-
-@pytest.fixture
-def poisoned_outputs():
-    """New tensors start out as NaN: an element that is never written stays one."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 @pytest.mark.parametrize("mix", MIXES)
 @pytest.mark.parametrize("encoding", [True, False], ids=["encoding", "embedding"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_reads_and_writes_nothing_beside_its_tensors(dtype, encoding, mix, poisoned_outputs):
-    tensors = [None if tensor is None else guarded(tensor, NAN) for tensor in case(3, (3, 5), 23, 2, dtype, encoding)]
+    tensors = [None if tensor is None else surrounded(tensor) for tensor in case(3, (3, 5), 23, 2, dtype, encoding)]
     for zone in ZONES:
         drawn = MIXES[mix](zone, 3, 2, (3, 5))
-        box = None if drawn.box is None else guarded(drawn.box, 10**6)
-        bitmap = None if drawn.bitmap is None else guarded(drawn.bitmap, True if zone == "bitmap" else NAN)
-        mixing = Mixing(guarded(drawn.inside, NAN), guarded(drawn.outside, NAN), (3, 5), box, bitmap)
+        box = None if drawn.box is None else surrounded(drawn.box)
+        bitmap = None if drawn.bitmap is None else surrounded(drawn.bitmap)
+        mixing = Mixing(surrounded(drawn.inside), surrounded(drawn.outside), (3, 5), box, bitmap)
         check(tensors[0], mixing, tensors[1], tensors[2])
 
 
@@ -320,19 +304,4 @@ def test_other_instruction_sets(instructions):
     """The same tests again in a process that is held to older instructions."""
     if os.environ.get("ATEN_CPU_CAPABILITY"):
         pytest.skip("already held to one instruction set")
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-x",
-        "-p",
-        "no:cacheprovider",
-        __file__,
-        "-k",
-        "test_shapes or dtypes or beside_its",
-    ]
-    ran = subprocess.run(
-        command, env={**os.environ, "ATEN_CPU_CAPABILITY": instructions}, capture_output=True, text=True
-    )
-    assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-2000:]
+    run_pytest(__file__, {"ATEN_CPU_CAPABILITY": instructions}, "-k", "test_shapes or dtypes or beside_its")

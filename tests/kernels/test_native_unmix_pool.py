@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 
 import mixfast_kernels as mk
 import pytest
 import torch
-from conftest import draw_mixing
+from drawing import draw_mixing
+from guards import surrounded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mixfast_kernels import Mixing
+from running import needs_native, run_pytest
 
-pytestmark = pytest.mark.skipif(
-    mk.backends().get("cpu") is None or mk.backends()["cpu"].name != "native", reason="the C++ operators are not active"
-)
+pytestmark = needs_native
 
 CONTIGUOUS, CHANNELS_LAST = torch.contiguous_format, torch.channels_last
 FEATURES = {
@@ -145,36 +143,16 @@ def test_any_shape_and_layout(shape, grid, zone, layout, seed):
     check(features, draw_mixing(zone, shape[0], 2, grid, seed=seed))
 
 
-def guarded(tensor, junk):
-    """The same tensor, strides included, inside a buffer of junk: what is read beside it shows up in the results."""
-    margin, extent = (
-        64,
-        1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)),
-    )
-    buffer = torch.full((margin + extent + margin,), junk, dtype=tensor.dtype)
-    inner = buffer.as_strided(tensor.shape, tensor.stride(), margin)
-    return inner.copy_(tensor)
-
-
-@pytest.fixture
-def poisoned_outputs():
-    """New tensors start out as NaN: an element that is never written stays one."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 @pytest.mark.parametrize("layout", [CONTIGUOUS, CHANNELS_LAST], ids=["contiguous", "channels_last"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("zone", ZONES)
 def test_reads_and_writes_nothing_beside_its_tensors(layout, dtype, zone, poisoned_outputs):
-    nan = float("nan")
-    features = guarded(randn(3, 23, 5, 7, seed=1).to(dtype).contiguous(memory_format=layout), nan)
-    affine = tuple(guarded(randn(23, seed=seed).float(), nan) for seed in (2, 3))
+    features = surrounded(randn(3, 23, 5, 7, seed=1).to(dtype).contiguous(memory_format=layout))
+    affine = tuple(surrounded(randn(23, seed=seed).float()) for seed in (2, 3))
     drawn = draw_mixing(zone, 3, 2, (5, 7))
-    box = None if drawn.box is None else guarded(drawn.box, 10**6)
-    bitmap = None if drawn.bitmap is None else guarded(drawn.bitmap, True if zone == "bitmap" else nan)
-    check(features, Mixing(guarded(drawn.inside, nan), guarded(drawn.outside, nan), (5, 7), box, bitmap), affine)
+    box = None if drawn.box is None else surrounded(drawn.box)
+    bitmap = None if drawn.bitmap is None else surrounded(drawn.bitmap)
+    check(features, Mixing(surrounded(drawn.inside), surrounded(drawn.outside), (5, 7), box, bitmap), affine)
 
 
 @pytest.mark.parametrize("layout", [CONTIGUOUS, CHANNELS_LAST], ids=["contiguous", "channels_last"])
@@ -293,8 +271,4 @@ def test_other_instruction_sets(instructions):
     if os.environ.get("ATEN_CPU_CAPABILITY"):
         pytest.skip("already held to one instruction set")
     chosen = "shapes_and_layouts or dtypes or beside_its_tensors or nan_and_infinity"
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__, "-k", chosen]
-    ran = subprocess.run(
-        command, env={**os.environ, "ATEN_CPU_CAPABILITY": instructions}, capture_output=True, text=True
-    )
-    assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-2000:]
+    run_pytest(__file__, {"ATEN_CPU_CAPABILITY": instructions}, "-k", chosen)

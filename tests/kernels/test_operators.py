@@ -9,7 +9,7 @@ import naive
 import numpy as np
 import pytest
 import torch
-from conftest import draw_mixing
+from drawing import draw_mixing
 from mixfast_kernels import Mixing
 from torch.utils.flop_counter import FlopCounterMode
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 
-import interpreted
 import pytest
 import torch
-from conftest import draw_mixing
-from interpreted import GuardedResults, as_double, assert_within_twice, guarded
+from ahead_of_time import spills
+from drawing import draw_mixing, laid_out
+from guards import GuardedAllocations, assert_within_twice, doubled, surrounded
 from mixfast_kernels.augment import augment_reference
+from running import CHECKS, INTERPRETED, run_pytest
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.uint8)
 ZONES = ("none", "box", "bitmap", "coverage")
@@ -18,26 +19,16 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reas
 
 
 def test_checks_in_the_interpreter():
-    interpreted.run_checks(__file__)
+    run_pytest(__file__, INTERPRETED, *CHECKS)
 
 
 def test_a_case_compiles_without_spills():
-    assert set(interpreted.spills("augment", "bfloat16, CIFAR").values()) == {0}
+    assert set(spills("augment", "bfloat16, CIFAR").values()) == {0}
 
 
 @pytest.mark.long
 def test_every_case_compiles_without_spills():
-    assert set(interpreted.spills("augment").values()) == {0}
-
-
-def laid_out(images, layout):
-    if layout == "channels_last":
-        return images.contiguous(memory_format=torch.channels_last)
-    if layout == "strided":
-        return torch.stack((images, images), -1)[..., 0]
-    if layout == "expanded":
-        return images[:, :1].expand_as(images)
-    return images
+    assert set(spills("augment").values()) == {0}
 
 
 def arguments(
@@ -76,15 +67,15 @@ def run(*values):
 
 def check(values, out_size, dtype=torch.float32, normalised=True):
     rest = (*(statistics(values[0].shape[1], dtype) if normalised else (None, None)), dtype, out_size)
-    with GuardedResults():
-        got = run(*(guarded(value) if isinstance(value, torch.Tensor) else value for value in values), *rest)
+    with GuardedAllocations():
+        got = run(*(surrounded(value) if isinstance(value, torch.Tensor) else value for value in values), *rest)
     plain = augment_reference(*values, *rest)
     assert got.dtype == dtype and got.is_contiguous(memory_format=torch.channels_last)
     if dtype == torch.uint8:
         # A blend half way between two bytes may fall on either side, as its products are rounded or not.
         assert (got.int() - plain.int()).abs().max() <= (0 if values[4] is None else 1)
         return
-    exact = augment_reference(*(as_double(value) for value in values), *rest[:2], torch.float64, out_size)
+    exact = augment_reference(*(doubled(value) for value in values), *rest[:2], torch.float64, out_size)
     assert_within_twice(got, plain, exact)
 
 
@@ -144,7 +135,7 @@ def check_indices_that_are_none_and_windows_beyond_the_padding_are_black():
     for bad in (-1, 4, 2**40):
         values[1][2] = bad
         got = run(
-            *(guarded(v) if isinstance(v, torch.Tensor) else v for v in values), None, None, torch.uint8, out_size
+            *(surrounded(v) if isinstance(v, torch.Tensor) else v for v in values), None, None, torch.uint8, out_size
         )
         kept = [0, 1, 3, 4]
         values[1][2] = 0

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 
-import interpreted
 import pytest
 import torch
-from conftest import draw_mixing
-from interpreted import GuardedResults, as_double, assert_within_twice, guarded
+from ahead_of_time import spills
+from drawing import draw_mixing, laid_out
+from guards import GuardedAllocations, assert_within_twice, doubled, surrounded
 from mixfast_kernels import Mixing
 from mixfast_kernels.mask_mix_encode import mask_mix_encode_backward_reference, mask_mix_encode_reference
+from running import CHECKS, INTERPRETED, run_pytest
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 ZONES = ("none", "box", "bitmap", "coverage")
@@ -21,31 +22,21 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reas
 
 
 def test_checks_in_the_interpreter():
-    interpreted.run_checks(__file__)
+    run_pytest(__file__, INTERPRETED, *CHECKS)
 
 
 @pytest.mark.parametrize("name", ["bfloat16, CIFAR stem", "bfloat16, ConViT patches"])
 def test_a_case_compiles_without_spills(name):
-    assert set(interpreted.spills("mask_mix_encode", name).values()) == {0}
+    assert set(spills("mask_mix_encode", name).values()) == {0}
 
 
 @pytest.mark.long
 def test_every_case_compiles_without_spills():
-    assert set(interpreted.spills("mask_mix_encode").values()) == {0}
+    assert set(spills("mask_mix_encode").values()) == {0}
 
 
 def draw(seed, *shape):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def laid_out(tensor, layout):
-    if layout == "channels_last":
-        return tensor.contiguous(memory_format=torch.channels_last)
-    if layout == "strided":
-        return torch.stack((tensor, tensor), -1)[..., 0]
-    if layout == "expanded":
-        return tensor[:, :1].expand_as(tensor)
-    return tensor
 
 
 class Case:
@@ -97,12 +88,12 @@ class Case:
         return mask_mix_encode_reference(*tensors, *self.settings), *backward
 
     def check(self):
-        with GuardedResults():
-            results = self.run(change=guarded)
+        with GuardedAllocations():
+            results = self.run(change=surrounded)
         assert results[0].is_contiguous(memory_format=torch.channels_last)
         assert all(gradient.is_contiguous() for gradient in results[1:])
         names = ("result", *NAMES)
-        for name, got, plain, exact in zip(names, results, self.reference(), self.reference(as_double), strict=True):
+        for name, got, plain, exact in zip(names, results, self.reference(), self.reference(doubled), strict=True):
             assert_within_twice(got, plain, exact, name)
 
 
@@ -188,7 +179,7 @@ def check_what_a_mask_hides_is_not_read(kernel, stride, padding, edges):
 def check_an_image_that_is_none_is_0_and_reads_nothing(bad):
     case = Case(extras=False)
     case.index[1, 0] = bad
-    got = case.run(change=guarded)
+    got = case.run(change=surrounded)
     weightless = case.mixing.inside.clone(), case.mixing.outside.clone()
     for weights in weightless:
         weights[1, 0] = 0

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 
-import interpreted
 import pytest
 import torch
-from interpreted import GuardedResults, as_double, assert_within_twice, guarded
+from ahead_of_time import spills
+from guards import GuardedAllocations, assert_within_twice, doubled, surrounded
 from mixfast_kernels.mixed_cross_entropy import mixed_cross_entropy_backward_reference, mixed_cross_entropy_reference
+from running import CHECKS, INTERPRETED, run_pytest
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -16,16 +17,16 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reas
 
 
 def test_checks_in_the_interpreter():
-    interpreted.run_checks(__file__)
+    run_pytest(__file__, INTERPRETED, *CHECKS)
 
 
 def test_a_case_compiles_without_spills():
-    assert set(interpreted.spills("mixed_cross_entropy", "bfloat16, ImageNet-100").values()) == {0}
+    assert set(spills("mixed_cross_entropy", "bfloat16, ImageNet-100").values()) == {0}
 
 
 @pytest.mark.long
 def test_every_case_compiles_without_spills():
-    assert set(interpreted.spills("mixed_cross_entropy").values()) == {0}
+    assert set(spills("mixed_cross_entropy").values()) == {0}
 
 
 def arguments(batch=5, heads=2, classes=7, dtype=torch.float32, numbers=None, two=True, smoothing=0.1, seed=0):
@@ -57,9 +58,9 @@ NAMES = ("loss", "log_normaliser", "grad_logits", "grad_weight", "grad_share")
 
 
 def check(values):
-    exact, plain = reference(tuple(as_double(value) for value in values)), reference(values)
-    with GuardedResults():
-        results = run(tuple(guarded(value) if isinstance(value, torch.Tensor) else value for value in values))
+    exact, plain = reference(tuple(doubled(value) for value in values)), reference(values)
+    with GuardedAllocations():
+        results = run(tuple(surrounded(value) if isinstance(value, torch.Tensor) else value for value in values))
     for name, got, want, same in zip(NAMES, results, exact, plain, strict=True):
         assert got.is_contiguous(), name
         assert_within_twice(got, same, want, name)

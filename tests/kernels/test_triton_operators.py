@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from running import INTERPRETED, run_pytest
 
 HERE = Path(__file__).parent
 # Operator: the names of its cases in test_operators.py.
@@ -26,12 +24,8 @@ SLOW = "gradients_and_their_gradients"
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 
 
-def run_interpreted(*arguments):
-    """pytest in a process where Triton interprets and the CPU runs the Triton operators."""
-    environment = {**os.environ, "MIXFAST_BACKEND": "triton", "TRITON_INTERPRET": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--show-capture=no", *arguments]
-    result = subprocess.run(command, cwd=HERE, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-2000:]
+def run_interpreted(file, *options):
+    run_pytest(HERE / file, INTERPRETED, "--show-capture=no", *options)
 
 
 @pytest.mark.parametrize("operator", OPERATORS)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import draw_mixing
+from drawing import draw_mixing
+from guards import doubled
 from mixfast_kernels import Mixing
 from mixfast_kernels.source_attribution import source_attribution_backward_reference, source_attribution_reference
 from triton_cases import (
     assert_as_exact,
-    doubled,
+    beside_garbage,
     guarded_call,
     interpreted_only,
     last_program,  # noqa: F401
     needs_triton,
-    surrounded,
 )
 
 pytestmark = needs_triton
@@ -125,7 +125,7 @@ def test_a_source_that_is_not_seen_leaves_no_trace():
     outside = torch.tensor([[0.0, 1.0, 0.0]]).repeat(2, 1)
     weight = torch.stack((weight[0] * float("nan"), weight[1], weight[2] * float("nan")))
     call = (tokens, inside, outside, box, bitmap, bias, weight, grid)
-    result = launchers()[0](*(surrounded(v) if isinstance(v, torch.Tensor) else v for v in call)).cpu()
+    result = launchers()[0](*(beside_garbage(v) if isinstance(v, torch.Tensor) else v for v in call)).cpu()
     torch.testing.assert_close(result, tokens + tokens @ weight[1].T + bias[1])
 
 
@@ -165,9 +165,9 @@ def test_the_order_is_a_permutation_by_source_within_groups():
         SHAPES["two-groups"], torch.float32, "box", 3, True, True
     )
     mix, constants = source_attribution._mix_arguments(
-        *(surrounded(value) for value in (tokens, inside, outside, box)), None, [16, 15]
+        *(beside_garbage(value) for value in (tokens, inside, outside, box)), None, [16, 15]
     )
-    order, weights = (value.cpu() for value in grouped_product.ordered(surrounded(tokens), mix, constants))
+    order, weights = (value.cpu() for value in grouped_product.ordered(beside_garbage(tokens), mix, constants))
     count, group = tokens.shape[0] * tokens.shape[1], grouped_product.GROUP
     assert torch.equal(order[:count].sort().values, torch.arange(count, dtype=torch.int32))
     assert (order[count:] == -1).all() and (weights[:, count:] == 0).all()

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import draw_mixing
+from drawing import draw_mixing
+from guards import doubled
 from mixfast_kernels.unmix_pool import unmix_pool_backward_reference, unmix_pool_reference
 from triton_cases import (
     assert_as_exact,
-    doubled,
+    beside_garbage,
     guarded_call,
     interpreted_only,
     last_program,  # noqa: F401
     needs_triton,
-    surrounded,
 )
 
 pytestmark = needs_triton
@@ -108,7 +108,7 @@ def test_views_of_features(view):
 def test_a_nan_stays_and_stays_where_it_is():
     grad, arguments = arguments_of((2, 5, 4, 4), torch.float32, True, "box", 2, True, 1.0)
     arguments[0][1, 2, 3, 3] = float("nan")
-    pooled = launchers()[0](*(surrounded(v) if isinstance(v, torch.Tensor) else v for v in arguments)).cpu()
+    pooled = launchers()[0](*(beside_garbage(v) if isinstance(v, torch.Tensor) else v for v in arguments)).cpu()
     assert torch.equal(pooled.isnan(), unmix_pool_reference(*arguments).isnan()) and pooled.isnan().sum() == 2
 
 
@@ -135,5 +135,5 @@ def test_offsets_beyond_32_bits():
 
 def test_surrounding_garbage_is_there():
     """The guards of these tests would see a read or a write outside."""
-    values = surrounded(torch.ones(3))
+    values = beside_garbage(torch.ones(3))
     assert values.as_strided((1,), (1,), values.storage_offset() - 1).isnan().all()

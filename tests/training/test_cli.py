@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import SMALL
+from small_runs import SMALL
 
 from mixfast import cli
 

@@ -10,7 +10,7 @@ import sys
 import time
 
 import pytest
-from conftest import SMALL, assert_same_run
+from small_runs import SMALL, assert_same_run
 
 from mixfast.training.checkpoint import CheckpointError
 from mixfast.training.run_directory import RunDirectory

@@ -9,6 +9,7 @@ import math
 import pytest
 import torch
 from PIL import Image
+from small_runs import assert_same_run
 
 from mixfast.errors import UnavailableError
 from mixfast.methods import create_model
@@ -147,8 +148,6 @@ def test_compile_on_without_a_compiler_says_so(monkeypatch):
 
 
 def test_a_compiled_run_is_resumed_bit_for_bit_too(small_config, run_session, tmp_path):
-    from conftest import assert_same_run
-
     config = small_config("training.compile=on", "schedule.epochs=2", "schedule.decay_epochs=[]")
     assert run_session(config, tmp_path / "whole")
     assert not run_session(config, tmp_path / "parts", stop_after=60)
