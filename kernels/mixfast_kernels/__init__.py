@@ -13,6 +13,7 @@ from mixfast_kernels.mask_mix_encode import mask_mix_encode
 from mixfast_kernels.mixed_cross_entropy import mixed_cross_entropy
 from mixfast_kernels.mixing import Mixing
 from mixfast_kernels.source_attribution import source_attribution
+from mixfast_kernels.talking_heads_attention import talking_heads_attention
 from mixfast_kernels.unmix_pool import unmix_pool
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "mask_mix_encode",
     "mixed_cross_entropy",
     "source_attribution",
+    "talking_heads_attention",
     "unmix_pool",
 ]
 

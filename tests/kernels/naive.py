@@ -92,6 +92,23 @@ def mixed_cross_entropy(logits, target, weight, other, share, smoothing):
     return total / batch
 
 
+def talking_heads_attention(qkv, pre_weight, pre_bias, post_weight, post_bias, scale):
+    batch, count, _, heads, width = qkv.shape
+    out = np.zeros((batch, count, heads, width))
+    for b, n in np.ndindex(batch, count):
+        query, keys, values = qkv[b, n, 0], qkv[b, :, 1], qkv[b, :, 2]
+        logits = np.array([scale * keys[:, h] @ query[h] for h in range(heads)])
+        probabilities = np.zeros((heads, count))
+        for g in range(heads):
+            mixed = sum(pre_weight[g, h] * logits[h] for h in range(heads)) + pre_bias[g]
+            probabilities[g] = np.exp(mixed - mixed.max())
+            probabilities[g] /= probabilities[g].sum()
+        for g in range(heads):
+            mixed = sum(post_weight[g, h] * probabilities[h] for h in range(heads)) + post_bias[g]
+            out[b, n, g] = mixed @ values[:, g]
+    return out
+
+
 def augment(images, index, crop, flip, pad, weights, mean, std, out_size):
     """Before rounding to any dtype."""
     batch, sources = index.shape
