@@ -9,14 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-import torch
 from torch import Tensor, nn
 
-WRAPPERS = ("module.", "_orig_mod.")
-"""What DistributedDataParallel and torch.compile put before every name."""
+from mixfast.models.state_dicts import copy_matching, unwrapped
 
 PLAIN_NAMES = {"encoder": "conv1", "heads": "fc"}
-NAMES_LISTED = 8
 
 
 def mixmo_state_dict(model: nn.Module) -> dict[str, Tensor]:
@@ -25,7 +22,7 @@ def mixmo_state_dict(model: nn.Module) -> dict[str, Tensor]:
     Raises ValueError if the model holds an entry that has no published name.
     """
     published: dict[str, Tensor] = {}
-    for name, value in _unwrapped(model.state_dict()).items():
+    for name, value in unwrapped(model.state_dict()).items():
         part, _, rest = name.partition(".")
         if part in PLAIN_NAMES:
             published.update(_per_input(PLAIN_NAMES[part], rest, value))
@@ -39,33 +36,7 @@ def load_mixmo_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]) ->
 
     Raises ValueError naming every missing, unexpected or wrongly shaped entry, and then leaves the model as it was.
     """
-    source = _unwrapped(state_dict)
-    target = mixmo_state_dict(model)
-    mismatches = [
-        f"{name} (expected shape {list(target[name].shape)}, got {_shape_or_type(source[name])})"
-        for name in target
-        if name in source and _shape_or_type(source[name]) != list(target[name].shape)
-    ]
-    problems = {
-        "missing": [name for name in target if name not in source],
-        "unexpected": [name for name in source if name not in target],
-        "wrongly shaped": mismatches,
-    }
-    found = [f"{kind}: {_shortened(names)}" for kind, names in problems.items() if names]
-    if found:
-        raise ValueError("state_dict: does not fit the model; " + "; ".join(found))
-    with torch.no_grad():
-        for name, tensor in target.items():
-            tensor.copy_(source[name])
-
-
-def _unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Removes each wrapper's prefix where every name carries it, however often they were nested."""
-    state = dict(state)
-    wrapper = next((prefix for prefix in WRAPPERS if state and all(name.startswith(prefix) for name in state)), None)
-    if wrapper is None:
-        return state
-    return _unwrapped({name.removeprefix(wrapper): value for name, value in state.items()})
+    copy_matching(unwrapped(state_dict), mixmo_state_dict(model))
 
 
 def _per_input(plain: str, rest: str, value: Tensor) -> Iterable[tuple[str, Tensor]]:
@@ -83,12 +54,3 @@ def _published_core_name(name: str) -> str:
         f"model: its entry {name!r} has no published name; expected encoder.weight, core.stages.*, core.norm.*, "
         "heads.weight and heads.bias only"
     )
-
-
-def _shape_or_type(value: object) -> list[int] | str:
-    return list(value.shape) if isinstance(value, Tensor) else type(value).__name__
-
-
-def _shortened(names: list[str]) -> str:
-    more = len(names) - NAMES_LISTED
-    return ", ".join(names[:NAMES_LISTED]) + (f" and {more} more" if more > 0 else "")
