@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Stem:
-    """A square, bias-free convolution from image channels to `channels`; its output grid is the mixing grid."""
+    """A square convolution from image channels to `channels`; its output grid is the mixing grid."""
 
     channels: int
     kernel_size: int
