@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+ATTENTIONS = ("gated-positional", "talking-heads")
+
 CONVIT_HEAD_WIDTH = 32
 CAIT_HEAD_WIDTH = 48
 
@@ -21,7 +23,7 @@ class Architecture:
         class_depth: class-attention blocks.
         mlp_ratio: hidden width of every block's MLP over `width`.
 
-    Raises ValueError if a number is not positive or the heads do not divide the width.
+    Raises ValueError for another attention, a number that is not positive, or heads that do not divide the width.
     """
 
     width: int
@@ -38,6 +40,8 @@ class Architecture:
                 raise ValueError(f"{name}: expected a positive integer, got {getattr(self, name)}")
         if self.width % self.heads:
             raise ValueError(f"heads: expected a divisor of the width {self.width}, got {self.heads}")
+        if self.attention not in ATTENTIONS:
+            raise ValueError(f"attention: expected one of {', '.join(ATTENTIONS)}, got {self.attention!r}")
 
 
 def convit(width: int = 384, depth: int = 5) -> Architecture:

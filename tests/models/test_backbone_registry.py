@@ -6,7 +6,20 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mixfast.models import PreActResNet18, ResNet18, Stem, WideResNet, backbone_names, build_backbone
+from mixfast.models import (
+    Core,
+    PreActResNet18,
+    ResNet18,
+    Stem,
+    TokenCore,
+    WideResNet,
+    backbone_names,
+    build_backbone,
+)
+
+CONVOLUTIONS = ("wrn28-10", "preact-resnet18-2", "resnet18-5")
+CAITS = ("cait-xxs24", "cait-xxs36", "cait-xs24", "cait-s24", "cait-s36", "cait-m36", "cait-m48")
+TRANSFORMERS = ("convit", "convit384-5", *CAITS)
 
 
 @pytest.mark.parametrize(
@@ -30,10 +43,45 @@ def test_wrn_depth_sets_the_blocks() -> None:
 
 
 def test_every_listed_example_builds() -> None:
-    assert set(backbone_names()) == {"wrn{depth}-{width}", "preact-resnet18-{width}", "resnet18-{width}"}
-    for example in backbone_names().values():
+    patterns = {"wrn{depth}-{width}", "preact-resnet18-{width}", "resnet18-{width}", "convit", "convit{width}-{depth}"}
+    assert set(backbone_names()) == patterns | set(CAITS)
+    assert set(backbone_names().values()) == {*CONVOLUTIONS, *TRANSFORMERS}
+    for example in CONVOLUTIONS:
         with torch.device("meta"):
-            build_backbone(example)
+            assert isinstance(build_backbone(example), Core)
+    for example in TRANSFORMERS:
+        with torch.device("meta"):
+            assert isinstance(build_backbone(example, image_size=32), TokenCore)
+
+
+def test_convit_names_give_width_depth_and_heads() -> None:
+    core = build_backbone("convit96-3", image_size=8)
+    assert (core.num_features, len(core.blocks), core.blocks[0].attention.heads) == (96, 3, 3)
+    with torch.device("meta"):
+        short, long = (build_backbone(name, image_size=32) for name in ("convit", "convit384-5"))
+    assert str(short) == str(long)
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+@pytest.mark.parametrize("argument", ["image_size", "patch_size", "drop_path"])
+def test_networks_of_convolutions_refuse_what_transformers_take(name: str, argument: str) -> None:
+    with pytest.raises(ValueError, match=rf"backbone '{name}': {argument}: only vision transformers take it.*got 0"):
+        build_backbone(name, **{argument: 0})
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_transformers_need_the_size_of_images(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"backbone '{name}': image_size: a vision transformer needs"):
+        build_backbone(name, patch_size=4)
+
+
+def test_impossible_transformers_are_named() -> None:
+    with pytest.raises(ValueError, match="'convit400-5': width: expected a multiple of 32, got 400; the nearest is 384"):
+        build_backbone("convit400-5", image_size=32)
+    with pytest.raises(ValueError, match="'convit': image_size: expected sides that the patch size 4 divides"):
+        build_backbone("convit", image_size=30)
+    with pytest.raises(ValueError, match="'cait-xs24': drop_path: .* got 1.0"):
+        build_backbone("cait-xs24", image_size=32, drop_path=1.0)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +95,11 @@ def test_every_listed_example_builds() -> None:
         ("xwrn28-10", "wrn28-10"),
         ("preactresnet18-3", "preact-resnet18-3"),
         ("resnet-18-5", "resnet18-5"),
+        ("ConViT", "convit"),
+        ("convit-384-7", "convit384-7"),
+        ("convit400_5", "convit"),
+        ("cait_xs24", "cait-xs24"),
+        ("cait-xxs-36", "cait-xxs36"),
         ("", ""),
     ],
 )
@@ -63,7 +116,7 @@ def test_impossible_depth_names_backbone_and_nearest_depth() -> None:
         build_backbone("wrn27-10")
 
 
-@pytest.mark.parametrize("name", backbone_names().values())
+@pytest.mark.parametrize("name", CONVOLUTIONS)
 @pytest.mark.parametrize("image_size", [(32, 32), (63, 40), (7, 9), (1, 1)])
 def test_stem_grid_is_the_convolutions(name: str, image_size: tuple[int, int]) -> None:
     with torch.device("meta"):
