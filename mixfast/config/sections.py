@@ -82,7 +82,10 @@ class ModelSection(Section):
         description="Pixels a side of a transformer's patch; null: 4 for images up to 32 pixels, 8 up to 64, else 16.",
     )
     drop_path: float = Field(
-        0.0, ge=0, lt=1, description="Stochastic depth: how often a transformer's feature block is left out for a sample."
+        0.0,
+        ge=0,
+        lt=1,
+        description="Stochastic depth: how often a transformer's feature block is left out for a sample.",
     )
 
 
@@ -118,7 +121,8 @@ class MethodSection(Section):
         "twelfth of the epochs (Algorithm A.6). mixshare cuts in every batch: 1.",
     )
     anneal: bool = Field(
-        True, description="Whether p of cut-mixmo falls to 0 at the end; false suits inference=separate (Table 4.1, row 5)."
+        True,
+        description="Whether p of cut-mixmo falls to 0 at the end; false suits inference=separate (Table 4.1, row 5).",
     )
     root: float = Field(
         3.0, gt=0, le=1000, description="r of eq. 3.3: evens out the losses of inputs of unequal size; 1 leaves them."
@@ -144,7 +148,8 @@ class MethodSection(Section):
         "to the first (Tables 4.1 and 4.6); null: separate for mixvit, else sum.",
     )
     place: Literal["late", "early"] = Field(
-        "late", description="mixvit: where tokens learn which input they show, behind or before the feature blocks (Table 4.6)."
+        "late",
+        description="mixvit: where tokens learn which input they show, behind or before the feature blocks (Table 4.6).",
     )
     tokens: Literal["mixed", "all"] = Field(
         "mixed", description="mixvit: the N tokens of a mix, or all M * N of its inputs side by side (Table 4.6)."
@@ -178,7 +183,8 @@ class OptimizerSection(Section):
         0.0, ge=0, le=1, description="Adds weight_decay * p to every gradient (sgd), or shrinks p by itself (adamw)."
     )
     decay_vectors: bool = Field(
-        True, description="Whether weight decay also acts on biases, norms and embeddings; false is usual for transformers."
+        True,
+        description="Whether weight decay also acts on biases, norms and embeddings; false is usual for transformers.",
     )
     betas: tuple[float, float] = Field((0.9, 0.999), strict=False, description="Of adamw; each at least 0, below 1.")
     implementation: Literal["torch", "apex"] = Field(

@@ -27,6 +27,7 @@ class TokenCore(nn.Module):
         drop_path: the rate of stochastic depth, the same in every feature block.
 
     Attributes:
+        architecture: as given.
         stem: the patch projection's shape; its output grid (H', W') is the mixing grid.
         position: learned position embedding [d, H', W'], added to the patches' tokens by whoever projects them.
         class_token: [d], the same for every set.
@@ -46,6 +47,7 @@ class TokenCore(nn.Module):
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
+        self.architecture = architecture
         width = self.num_features = architecture.width
         self._set_sizes(image_sides(image_size), default_patch_size(image_size) if patch_size is None else patch_size)
         self.position = nn.Parameter(torch.empty(width, *self.grid))

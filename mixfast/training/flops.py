@@ -22,3 +22,13 @@ def training_flops(network: Network, image_size: tuple[int, int], batch_size: in
     with counter:
         twin(images, mixing, slots).sum().backward()
     return counter.get_total_flops()
+
+
+def inference_flops(network: Network, image_size: tuple[int, int], batch_size: int) -> int:
+    """Operations (two a multiply-add) of the predictions of all subnetworks for one batch."""
+    twin = copy.deepcopy(network).to("meta").eval().requires_grad_(False)
+    images = torch.empty(batch_size, network.encoder.weight.shape[2], *image_size, device="meta")
+    counter = FlopCounterMode(display=False)
+    with counter:
+        twin.predict(images)
+    return counter.get_total_flops()

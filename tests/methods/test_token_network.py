@@ -63,7 +63,13 @@ def test_inference_sum_and_separate(make_network, images, method, inputs):
 def test_same_initialisation(images):
     generator = torch.Generator().manual_seed(0)
     network = mixfast.create_model(
-        "convit64-1", num_classes=3, method="cut-mixmo", num_inputs=2, encoder_init="same", image_size=16, generator=generator
+        "convit64-1",
+        num_classes=3,
+        method="cut-mixmo",
+        num_inputs=2,
+        encoder_init="same",
+        image_size=16,
+        generator=generator,
     )
     assert torch.equal(network.encoder.weight[0], network.encoder.weight[1])
 
@@ -89,9 +95,7 @@ def test_mixshare_needs_convolutions():
 
 def test_an_unknown_inference_is_refused():
     with pytest.raises(ValueError, match="inference must be one of sum, separate for this method, got 'single'"):
-        mixfast.create_model(
-            "convit64-1", num_classes=3, method="mimo", num_inputs=2, inference="single", image_size=8
-        )
+        mixfast.create_model("convit64-1", num_classes=3, method="mimo", num_inputs=2, inference="single", image_size=8)
 
 
 def test_manifold_mixup_is_refused(make_network, images):
