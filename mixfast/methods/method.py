@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -43,7 +43,12 @@ class Method(ABC):
     def from_settings(cls, settings: Mapping[str, Any]) -> Method:
         """The method with those of ``settings`` that it has a field for; None leaves its own default."""
         given = {name: value for name, value in settings.items() if value is not None}
-        return cls(**{name: given[name] for name in cls.__dataclass_fields__ if name in given})
+        return cls(**{name: given[name] for name in cls.setting_names() if name in given})
+
+    @classmethod
+    def setting_names(cls) -> list[str]:
+        """The method's fields, in their order."""
+        return [field.name for field in fields(cls)]
 
     def network(self, core: Core | TokenCore, num_classes: int, **common: Any) -> Network:
         """The whole network over a backbone; ``common`` are ``in_channels`` and ``generator``.

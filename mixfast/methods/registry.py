@@ -37,11 +37,9 @@ def create_method(name: str, **settings: Any) -> Method:
         nearest = difflib.get_close_matches(name, METHODS, n=1, cutoff=0.0)[0]
         raise ValueError(f"method must be one of {', '.join(METHODS)}; got {name!r}, the nearest is {nearest!r}")
     kind = METHODS[name]
-    unknown = sorted(set(settings) - set(kind.__dataclass_fields__))
+    unknown = sorted(set(settings) - set(kind.setting_names()))
     if unknown:
-        raise ValueError(
-            f"method {name!r} has no setting {unknown[0]!r}; it has {', '.join(kind.__dataclass_fields__)}"
-        )
+        raise ValueError(f"method {name!r} has no setting {unknown[0]!r}; it has {', '.join(kind.setting_names())}")
     method = kind(**settings)
     fits = method.num_inputs == 1 if name == "single" else method.num_inputs >= 2
     if not fits:

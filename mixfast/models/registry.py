@@ -130,7 +130,9 @@ def _build_tokens(
 def _build_convolutions(family: Family, numbers: list[int], *arguments: object) -> Core:
     for argument, value in zip(("image_size", "patch_size", "drop_path"), arguments, strict=True):
         if value is not None:
-            raise ValueError(f"{argument}: only vision transformers take it, a network of convolutions does not; got {value}")
+            raise ValueError(
+                f"{argument}: only vision transformers take it, a network of convolutions does not; got {value}"
+            )
     return family.build(*numbers)
 
 

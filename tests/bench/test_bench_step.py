@@ -68,7 +68,7 @@ def test_a_loss_that_is_not_finite_is_no_timing(small_batches, few_images, quiet
         self.result = torch.tensor(float("nan"))
 
     monkeypatch.setattr(TrainerStep, "run", spoiled)
-    with pytest.raises(MixfastError, match=r"'single, eager' is not finite"):
+    with pytest.raises(MixfastError, match=r"what 'single, eager' computes is not finite"):
         measure_steps(steps("wrn10-1", "off")[0][:1], "wrn10-1", small_batches, few_images, Rounds(1, 1), quiet)
 
 
