@@ -43,7 +43,7 @@ def _unused(section: Section, prefix: str, keys: Collection[str], because: str) 
     for key in type(section).model_fields:
         value, default = getattr(section, key), type(section).model_fields[key].default
         if key in keys and value != default:
-            yield f"{prefix}.{key} is {value}, which has no effect {because}: leave it at {default}"
+            yield f"{prefix}.{key} is {value}, which has no effect {because}: leave it at {'null' if default is None else default}"
 
 
 def _batches(config: Config) -> Iterator[str]:
@@ -194,6 +194,15 @@ def _run(config: Config) -> Iterator[str]:
         yield (
             "baseline is true and method.num_inputs is 1: the network is the plain one already; set baseline=false, or "
             "a method with several inputs"
+        )
+    if config.method.name in config.beside or len(set(config.beside)) < len(config.beside):
+        yield f"beside is {list(config.beside)} and method.name is {config.method.name}: name each method once"
+    if "single" in config.beside:
+        yield "beside holds single: the plain network beside a method is baseline=true"
+    if config.beside and config.ensemble.members > 1:
+        yield (
+            f"beside is {list(config.beside)} and ensemble.members is {config.ensemble.members}: single networks beside an "
+            "ensemble are no like-for-like comparison; set ensemble.members=1"
         )
     if config.baseline and config.ensemble.members > 1:
         yield (

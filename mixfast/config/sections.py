@@ -89,19 +89,22 @@ class ModelSection(Section):
     )
 
 
+MethodName = Literal[
+    "single",
+    "mimo",
+    "linear-mixmo",
+    "cut-mixmo",
+    "mixshare",
+    "mixvit-embedding",
+    "mixvit-encoding",
+    "mixvit-unattributed",
+]
+
+
 class MethodSection(Section):
     """How M inputs become one mixed representation, and M predictions come out of it (METHODS 1 and 2)."""
 
-    name: Literal[
-        "single",
-        "mimo",
-        "linear-mixmo",
-        "cut-mixmo",
-        "mixshare",
-        "mixvit-embedding",
-        "mixvit-encoding",
-        "mixvit-unattributed",
-    ] = Field("single", description="single is the plain network: one input, one prediction.")
+    name: MethodName = Field("single", description="single is the plain network: one input, one prediction.")
     num_inputs: int = Field(1, ge=1, le=16, description="M: inputs per sample, and predictions. 1 for single only.")
     mask: Literal["rectangle", "horizontal", "vertical", "patchup", "fmix", "cowmask"] = Field(
         "rectangle", description="Shape of the binary mask of cut-mixmo, mixshare and mixvit (Table 3.3)."
