@@ -39,6 +39,15 @@ VARIANTS = {
         "data.views=shared",
         "data.input_repetition=0.25",
     ),
+    "augmentations": (
+        "data.pad=1",
+        "data.flip=true",
+        "data.autoaugment=cifar",
+        "data.random_erasing=0.25",
+        "msda.kind=cutmix-mixup",
+        "msda.probability=1.0",
+        "training.label_smoothing=0.1",
+    ),
     "manifold": (
         "method.name=single",
         "method.num_inputs=1",
