@@ -32,7 +32,7 @@ def contradictions(config: Config) -> Iterator[str]:
     yield from _batches(config)
     yield from _method(config)
     yield from _variants(config)
-    yield from _pixel_mixing(config)
+    yield from _augmentation(config)
     yield from _optimizer(config)
     yield from _schedule(config)
     yield from _run(config)
@@ -129,9 +129,16 @@ def _variants(config: Config) -> Iterator[str]:
         )
 
 
-def _pixel_mixing(config: Config) -> Iterator[str]:
-    if config.msda.kind == "none":
-        yield from _unused(config.msda, "msda", {"alpha", "probability"}, "with msda.kind=none")
+def _augmentation(config: Config) -> Iterator[str]:
+    data, msda = config.data, config.msda
+    if data.augmix and data.autoaugment != "none":
+        yield (
+            f"data.augmix is true and data.autoaugment is {data.autoaugment}: each is a whole augmentation of its own; set "
+            "data.augmix=false or data.autoaugment=none"
+        )
+    has_no_effect = {"alpha", "probability"} if msda.kind == "none" else set()
+    has_no_effect |= {"mixup_alpha"} if msda.kind != "cutmix-mixup" else set()
+    yield from _unused(msda, "msda", has_no_effect, f"with msda.kind={msda.kind}")
     if config.msda.kind == "manifold-mixup" and config.method.name != "single":
         yield (
             f"msda.kind is manifold-mixup and method.name is {config.method.name}: features that already hold several "

@@ -51,6 +51,15 @@ VARIANTS = {
         "optimizer.decay_vectors=false",
         "training.label_smoothing=0.1",
     ),
+    "augmentations": (
+        "data.pad=1",
+        "data.flip=true",
+        "data.autoaugment=cifar",
+        "data.random_erasing=0.25",
+        "msda.kind=cutmix-mixup",
+        "msda.probability=1.0",
+        "training.label_smoothing=0.1",
+    ),
     "manifold": (
         "method.name=single",
         "method.num_inputs=1",

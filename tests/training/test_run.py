@@ -245,11 +245,10 @@ def test_a_compiled_run_is_resumed_bit_for_bit_too(small_config, run_session, tm
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_apex_is_refused_where_its_kernels_are_not(small_config, monkeypatch):
+def test_apex_is_refused_where_its_kernels_are_not(small_config, cpu_network):
     config = small_config("optimizer.implementation=apex", "training.device=cuda")
-    parameters = [torch.nn.Parameter(torch.zeros(2))]
     with pytest.raises(UnavailableError, match="amp_C"):
-        optimisers.make_optimiser(config, parameters, torch.device("cuda"))
+        optimisers.make_optimiser(config, cpu_network, torch.device("cuda"))
 
 
 def test_unknown_devices_are_refused():
