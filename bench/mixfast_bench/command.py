@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,7 +16,7 @@ from rich.console import Console
 
 from mixfast.data import ImageSet, load_split
 from mixfast.files import write_text
-from mixfast.models import build_backbone
+from mixfast.models import is_transformer
 from mixfast.training.compiling import missing_compiler
 from mixfast.training.session import resolve_device
 from mixfast_bench import machine
@@ -24,7 +25,14 @@ from mixfast_bench.kernel_cases import KERNEL_CASES, KernelCase
 from mixfast_bench.kernels import COPY, measure_kernels
 from mixfast_bench.measure import Timings
 from mixfast_bench.plots import plot_kernels
-from mixfast_bench.registry import PIPELINE_COMPARISONS, PIPELINES, STEP_COMPARISONS, steps
+from mixfast_bench.registry import (
+    PIPELINE_COMPARISONS,
+    PIPELINES,
+    Comparison,
+    Entry,
+    inferences,
+    steps,
+)
 from mixfast_bench.runs import measure_pipelines, measure_steps, pipeline_prefix
 from mixfast_bench.summary import summarise_kernels, summarise_pipelines, summarise_steps
 from mixfast_bench.tables import data_table, kernel_table, rate_text, ratio_table, step_rate_table, step_time_table
@@ -43,8 +51,13 @@ def run_bench(args: argparse.Namespace, console: Console) -> int:
         OSError: the record cannot be written.
     """
     device = _device(args.device)
-    run = {"step": _bench_step, "data": _bench_data, "kernels": _bench_kernels}[args.what]
-    work = _cases_and_rounds(args) if args.what == "kernels" else _batches_and_rounds(args, device)
+    run, prepare = {
+        "step": (_bench_step, _batches_and_rounds),
+        "inference": (_bench_inference, _batch_sizes_and_rounds),
+        "data": (_bench_data, _batches_and_rounds),
+        "kernels": (_bench_kernels, _cases_and_rounds),
+    }[args.what]
+    work = prepare(args, device)
     record_file = None if args.json is None else _writable("--json", args.json)
     described = machine.describe(device)
     _announce(described, console)
@@ -64,7 +77,7 @@ def run_bench(args: argparse.Namespace, console: Console) -> int:
 
 def default_runs(what: str, device: torch.device) -> int:
     """Runs a turn: more where one is short beside what surrounds it, so that a turn lasts about as long everywhere."""
-    if what == "data":
+    if what in ("data", "inference"):
         return 5
     return 10 if device.type == "cuda" else 1
 
@@ -75,7 +88,15 @@ def _batches_and_rounds(args: argparse.Namespace, device: torch.device) -> tuple
     return Batches(args.batch_size, args.repetition), Rounds(args.rounds, args.runs)
 
 
-def _cases_and_rounds(args: argparse.Namespace) -> tuple[list[KernelCase], int]:
+def _batch_sizes_and_rounds(args: argparse.Namespace, device: torch.device) -> tuple[list[Batches], Rounds]:
+    if len(set(args.batch_size)) < len(args.batch_size):
+        raise ValueError(f"--batch-size is {args.batch_size}, expected each size once")
+    if args.runs is None:
+        args.runs = default_runs(args.what, device)
+    return [Batches(size, repetition=1) for size in args.batch_size], Rounds(args.rounds, args.runs)
+
+
+def _cases_and_rounds(args: argparse.Namespace, device: torch.device) -> tuple[list[KernelCase], int]:
     known = dict.fromkeys(case.operator for case in KERNEL_CASES)
     for operator in args.op or ():
         if operator not in known:
@@ -89,21 +110,48 @@ def _cases_and_rounds(args: argparse.Namespace) -> tuple[list[KernelCase], int]:
 def _bench_step(
     args: argparse.Namespace, batches: Batches, rounds: Rounds, device: torch.device, console: Console
 ) -> dict[str, Any]:
-    with torch.device("meta"):
-        build_backbone(args.backbone)
-    entries = steps(_compile_choice(args.compile, device, console))
+    is_transformer(args.backbone)  # a misspelt name is refused before anything is made
+    entries, comparisons = steps(args.backbone, _compile_choice(args.compile, device, console))
     data = _images(args, device)
-    measured = measure_steps(entries, args.backbone, batches, data, rounds, console)
-    summary = summarise_steps(measured, STEP_COMPARISONS)
-    title = (
-        f"training step, data included: {args.backbone}, batch {batches.batch_size}, b = {batches.repetition}, "
-        f"{pipeline_prefix(data)}{data.name}, {data.num_classes} classes; {rounds.rounds} rounds"
-    )
+    work = f"training step, data included: {args.backbone}, batch {batches.batch_size}, b = {batches.repetition}"
+    results = _measure(work, entries, comparisons, args.backbone, batches, data, rounds, console)
+    return {"images": _described_images(data), **results}
+
+
+def _bench_inference(
+    args: argparse.Namespace, sizes: list[Batches], rounds: Rounds, device: torch.device, console: Console
+) -> dict[str, Any]:
+    is_transformer(args.backbone)
+    entries, comparisons = inferences(args.backbone, _compile_choice(args.compile, device, console))
+    data = _images(args, device)
+    results = {}
+    for batches in sizes:
+        work = f"inference: {args.backbone}, batch {batches.batch_size}"
+        results[f"batch {batches.batch_size}"] = _measure(
+            work, entries, comparisons, args.backbone, batches, data, rounds, console
+        )
+    return {"images": _described_images(data), **results}
+
+
+def _measure(
+    work: str,
+    entries: Sequence[Entry],
+    comparisons: Sequence[Comparison],
+    backbone: str,
+    batches: Batches,
+    data: ImageSet,
+    rounds: Rounds,
+    console: Console,
+) -> dict[str, Any]:
+    """Measures steps or passes, prints their tables; the record's part."""
+    measured = measure_steps(entries, backbone, batches, data, rounds, console)
+    summary = summarise_steps(measured, comparisons)
+    images = f"{pipeline_prefix(data)}{data.name}, {data.num_classes} classes"
+    title = f"{work}, {images}; {rounds.rounds} rounds of {rounds.runs}"
     console.print(step_time_table(summary, title))
     console.print(step_rate_table(summary))
     console.print(ratio_table(summary.ratios, {"matrix product": rate_text(summary.product_rate, "FLOP/s")}))
     return {
-        "images": _described_images(data),
         "flops_a_step": measured.flops,
         "peak_memory_bytes": measured.memory,
         "seconds": _raw(measured.timings),

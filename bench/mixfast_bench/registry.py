@@ -13,14 +13,19 @@ import torch
 
 from mixfast.config import Config
 from mixfast.data import ImageSet
+from mixfast.models import is_transformer
 from mixfast_bench.cases import DATA_CASES, Batches, DataCase, training_config
 from mixfast_bench.data import Pipeline
+from mixfast_bench.inference import InferencePass
+from mixfast_bench.plain_steps import PlainMixViTInference, PlainMixViTStep
 from mixfast_bench.spread import COARSE, FINE
 from mixfast_bench.step import TrainerStep
 from mixfast_bench.straightforward import PlainPipeline, PlainStep
 
 SINGLE = DataCase("single")
 CUT_MIXMO = DataCase("cut-mixmo")
+EMBEDDING = DataCase("mixvit-embedding")
+ENCODING = DataCase("mixvit-encoding")
 
 
 @dataclass(frozen=True)
@@ -56,28 +61,70 @@ class Comparison:
     resolution: float
 
 
+def both_ways(kind: Callable[[str, Config, ImageSet], Any], case: DataCase) -> tuple[Entry, Entry]:
+    """The entry without and with ``torch.compile``."""
+    name = case.method
+    return Entry(f"{name}, eager", kind, case), Entry(f"{name}, compiled", kind, case, compiled=True)
+
+
+def against(opponent: str, methods: tuple[str, ...]) -> tuple[Comparison, ...]:
+    """The overheads of ``methods``, and the speed-up of the first of them over ``opponent``, both ways."""
+    ways = ("eager", "compiled")
+    name = "overhead" if len(methods) == 1 else "overhead of {}"
+    overheads = tuple(
+        Comparison(f"{name.format(method)}, {way}", f"{method}, {way}", f"single, {way}", FINE)
+        for method in methods
+        for way in ways
+    )
+    speedups = (
+        Comparison(f"speed-up over {opponent}, {way}", opponent, f"{methods[0]}, {way}", COARSE) for way in ways
+    )
+    return *overheads, *speedups
+
+
+OPPONENT = "straightforward"
 STEPS = (
-    Entry("single, eager", TrainerStep, SINGLE),
-    Entry("single, compiled", TrainerStep, SINGLE, compiled=True),
-    Entry("cut-mixmo, eager", TrainerStep, CUT_MIXMO),
-    Entry("cut-mixmo, compiled", TrainerStep, CUT_MIXMO, compiled=True),
-    Entry("straightforward", PlainStep, CUT_MIXMO),
+    *both_ways(TrainerStep, SINGLE),
+    *both_ways(TrainerStep, CUT_MIXMO),
+    Entry(OPPONENT, PlainStep, CUT_MIXMO),
 )
-STEP_COMPARISONS = (
-    Comparison("overhead, eager", "cut-mixmo, eager", "single, eager", FINE),
-    Comparison("overhead, compiled", "cut-mixmo, compiled", "single, compiled", FINE),
-    Comparison("speed-up over straightforward, eager", "straightforward", "cut-mixmo, eager", COARSE),
-    Comparison("speed-up over straightforward, compiled", "straightforward", "cut-mixmo, compiled", COARSE),
+TRANSFORMER_STEPS = (
+    *both_ways(TrainerStep, SINGLE),
+    *both_ways(TrainerStep, EMBEDDING),
+    *both_ways(TrainerStep, ENCODING),
+    Entry(OPPONENT, PlainMixViTStep, EMBEDDING),
 )
+INFERENCES = (*both_ways(InferencePass, SINGLE), *both_ways(InferencePass, CUT_MIXMO))
+TRANSFORMER_INFERENCES = (
+    *both_ways(InferencePass, SINGLE),
+    *both_ways(InferencePass, EMBEDDING),
+    *both_ways(InferencePass, ENCODING),
+    Entry(OPPONENT, PlainMixViTInference, EMBEDDING),
+)
+STEP_COMPARISONS = against(OPPONENT, (CUT_MIXMO.method,))
+TRANSFORMER_COMPARISONS = against(OPPONENT, (EMBEDDING.method, ENCODING.method))
 
 PIPELINES = (
     *(Entry(case.name, Pipeline, case) for case in DATA_CASES),
-    Entry("straightforward", PlainPipeline, CUT_MIXMO),
+    Entry(OPPONENT, PlainPipeline, CUT_MIXMO),
 )
-PIPELINE_COMPARISONS = (Comparison("speed-up over straightforward", "straightforward", CUT_MIXMO.name, COARSE),)
+PIPELINE_COMPARISONS = (Comparison(f"speed-up over {OPPONENT}", OPPONENT, CUT_MIXMO.name, COARSE),)
 
 
-def steps(compile_choice: str) -> tuple[Entry, ...]:
-    """The entries of ``STEPS`` for ``--compile`` on, off or both; the opponent is always there."""
+def steps(backbone: str, compile_choice: str) -> tuple[tuple[Entry, ...], tuple[Comparison, ...]]:
+    """The training steps that are compared over a backbone, for ``--compile`` on, off or both; the opponent is always there."""
+    if is_transformer(backbone):
+        return _wanted(TRANSFORMER_STEPS, compile_choice), TRANSFORMER_COMPARISONS
+    return _wanted(STEPS, compile_choice), STEP_COMPARISONS
+
+
+def inferences(backbone: str, compile_choice: str) -> tuple[tuple[Entry, ...], tuple[Comparison, ...]]:
+    """The same for inference passes."""
+    if is_transformer(backbone):
+        return _wanted(TRANSFORMER_INFERENCES, compile_choice), TRANSFORMER_COMPARISONS
+    return _wanted(INFERENCES, compile_choice), STEP_COMPARISONS
+
+
+def _wanted(entries: tuple[Entry, ...], compile_choice: str) -> tuple[Entry, ...]:
     wanted = {"on": (True,), "off": (False,), "both": (False, True)}[compile_choice]
-    return tuple(entry for entry in STEPS if entry.kind is PlainStep or entry.compiled in wanted)
+    return tuple(entry for entry in entries if entry.name == OPPONENT or entry.compiled in wanted)

@@ -27,12 +27,12 @@ MEMORY_RUNS = 3
 
 @dataclass(frozen=True)
 class StepMeasurement:
-    """Raw results of ``measure_steps``; dictionaries are by contender.
+    """Raw results of ``measure_steps`` (training steps or inference passes); dictionaries are by contender.
 
     Attributes:
         timings: seconds, of the probe too.
         samples: rows of a batch.
-        flops: of the forward and backward pass of each step.
+        flops: of the forward and backward pass of each step, or of each inference pass.
         memory: bytes a step needs at its peak beyond weights, optimiser state and data set; None where not known.
         product: the matrix product that ran among them.
     """
@@ -64,10 +64,10 @@ class DataMeasurement:
 def measure_steps(
     entries: Sequence[Entry], backbone: str, batches: Batches, data: ImageSet, rounds: Rounds, console: Console
 ) -> StepMeasurement:
-    """Times the training steps of ``entries``, with a matrix product among them.
+    """Times the training steps or inference passes of ``entries``, with a matrix product among them.
 
     Raises:
-        MixfastError: a loss was not finite at the end: such steps may take another time than real ones.
+        MixfastError: a loss or prediction was not finite at the end: such steps may take another time than real ones.
         UnavailableError: a compiled entry, and there is no compiler.
     """
     device = data.images.device
@@ -79,8 +79,10 @@ def measure_steps(
         memory = {contender.name: _step_memory(contender, device) for contender in contenders}
         timings = _timed([*contenders, product], rounds, device, console)
     for contender in contenders:
-        if not bool(torch.isfinite(contender.loss)):
-            raise MixfastError(f"the loss of {contender.name!r} is not finite: these are not the timings of a training")
+        if not bool(torch.isfinite(contender.result).all()):
+            raise MixfastError(
+                f"what {contender.name!r} computes is not finite: these are not the timings of real work"
+            )
     flops = {contender.name: contender.flops for contender in contenders}
     return StepMeasurement(timings, batches.batch_size, flops, memory, product)
 

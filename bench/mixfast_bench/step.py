@@ -30,7 +30,7 @@ class TrainerStep:
 
     Attributes:
         flops: operations of the forward and backward pass.
-        loss: of the last step, on the device; None before the first.
+        result: the loss of the last step, on the device; None before the first.
     """
 
     def __init__(self, name: str, config: Config, data: ImageSet) -> None:
@@ -40,7 +40,7 @@ class TrainerStep:
         self.trainer = Trainer(config, network, method, data, data, RunDirectory(Path("bench")), Console(quiet=True))
         self.trainer.network.train()
         self.flops = training_flops(network, data.image_shape, config.training.batch_size)
-        self.loss: Tensor | None = None
+        self.result: Tensor | None = None
         self._smoothing = config.training.label_smoothing
         self._stream = BatchStream(self.trainer.feed, config.schedule.epochs)
 
@@ -56,4 +56,4 @@ class TrainerStep:
         trainer.scaler.update()
         trainer.optimiser.zero_grad(set_to_none=True)
         mark("optimiser")
-        self.loss = loss.detach()
+        self.result = loss.detach()

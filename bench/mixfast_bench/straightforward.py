@@ -22,6 +22,7 @@ from torchvision import transforms
 
 from mixfast.config import Config
 from mixfast.data import ImageSet
+from mixfast.methods import METHODS
 from mixfast.models import build_backbone
 from mixfast.training.flops import training_flops
 from mixfast.training.session import build_network
@@ -74,7 +75,7 @@ class PlainLoader:
         self.grid = grid
         self.distinct = config.training.batch_size // config.data.repetition
         self.repetition = config.data.repetition
-        self.method = config.method
+        self.method = METHODS[config.method.name].from_settings(config.method.model_dump())
         self.rng = np.random.default_rng(config.seed)
         self._shuffled = np.empty(0, dtype=np.int64)
 
@@ -186,7 +187,7 @@ class PlainStep:
     def __init__(self, name: str, config: Config, data: ImageSet) -> None:
         self.name = name
         self.flops = training_flops(build_network(config, data)[0], data.image_shape, config.training.batch_size)
-        self.loss: Tensor | None = None
+        self.result: Tensor | None = None
         self._device = data.images.device
         self._network = PlainCutMixMo(config.model.name, data.num_classes, data.channels).to(self._device)
         self._loader = PlainLoader(config, data, self._network.core.stem.grid(data.image_shape))
@@ -208,4 +209,4 @@ class PlainStep:
         self._optimiser.step()
         self._optimiser.zero_grad()
         mark("optimiser")
-        self.loss = loss.detach()
+        self.result = loss.detach()

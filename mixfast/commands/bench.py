@@ -12,6 +12,7 @@ HELP = "measure on this machine what the methods cost"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     benches = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
     _add_step(benches.add_parser("step", help="a training step with its data, beside the plain network's"))
+    _add_inference(benches.add_parser("inference", help="predictions of all subnetworks, beside the plain network's"))
     _add_data(benches.add_parser("data", help="the memory-resident pipeline alone"))
     _add_kernels(benches.add_parser("kernels", help="each operator against its plain form, eager and compiled"))
 
@@ -23,6 +24,20 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def _add_step(parser: argparse.ArgumentParser) -> None:
+    _add_network(parser)
+    _add_common(parser)
+
+
+def _add_inference(parser: argparse.ArgumentParser) -> None:
+    _add_network(parser)
+    parser.add_argument(
+        "--batch-size", type=int, nargs="+", default=[64, 1], metavar="B", help="images a pass (default: 64 1)"
+    )
+    parser.add_argument("--runs", type=int, metavar="N", help="passes a turn (default: 5, 10 on CUDA)")
+    _add_measuring(parser, rounds=40)
+
+
+def _add_network(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backbone", default="wrn28-2", help="the backbone (default: %(default)s)")
     parser.add_argument(
         "--compile",
@@ -36,7 +51,6 @@ def _add_step(parser: argparse.ArgumentParser) -> None:
         "--image-size", type=int, metavar="N", help="pixels a side (default: 32 for random images, the data set's own)"
     )
     parser.add_argument("--classes", type=int, metavar="K", help="classes of the random images (default: 100)")
-    _add_common(parser)
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +72,11 @@ def _add_kernels(parser: argparse.ArgumentParser) -> None:
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=64, metavar="B", help="samples a step (default: %(default)s)")
     parser.add_argument(
-        "--repetition", type=int, default=4, metavar="b", help="batch repetition of Cut-MixMo (default: %(default)s)"
+        "--repetition",
+        type=int,
+        default=4,
+        metavar="b",
+        help="batch repetition: of Cut-MixMo; over a transformer, of all (default: %(default)s)",
     )
     parser.add_argument(
         "--runs", type=int, metavar="N", help="steps or batches a turn (default: 1 step, 10 on CUDA; 5 batches)"

@@ -10,13 +10,17 @@ from mixfast.config.sections import Section
 if TYPE_CHECKING:
     from mixfast.config.schema import Config
 
-_MIXED = frozenset({"alpha", "root", "encoders", "encoder_init", "heads"})
+_MIXED = frozenset({"alpha", "root", "encoders", "encoder_init", "heads", "inference"})
+_MIXVIT = frozenset({"alpha", "mask", "tokens", "inference"})
 METHOD_KEYS: dict[str, frozenset[str]] = {
     "single": frozenset(),
-    "mimo": frozenset(),
+    "mimo": frozenset({"inference"}),
     "linear-mixmo": _MIXED,
-    "cut-mixmo": _MIXED | {"mask", "probability"},
-    "mixshare": _MIXED | {"mask", "probability", "unmix_fraction", "fade_epochs"},
+    "cut-mixmo": _MIXED | {"mask", "probability", "anneal"},
+    "mixshare": _MIXED - {"inference"} | {"mask", "probability", "unmix_fraction", "fade_epochs"},
+    "mixvit-embedding": _MIXVIT | {"place"},
+    "mixvit-encoding": _MIXVIT | {"place"},
+    "mixvit-unattributed": _MIXVIT,
 }
 """Which keys of the method section each method reads, besides name and num_inputs."""
 
@@ -80,7 +84,8 @@ def _method(config: Config) -> Iterator[str]:
 def _variants(config: Config) -> Iterator[str]:
     """Variants of a method that exclude each other."""
     method = config.method
-    if method.mask != "rectangle" and method.num_inputs > 2:
+    mixes_two = method.name.startswith("mixvit")  # of its inputs, however many there are
+    if method.mask != "rectangle" and method.num_inputs > 2 and not mixes_two:
         yield (
             f"method.mask is {method.mask} and method.num_inputs is {method.num_inputs}: only rectangles are defined "
             "for more than two inputs (eq. A.4); set method.mask=rectangle or method.num_inputs=2"
@@ -104,6 +109,18 @@ def _variants(config: Config) -> Iterator[str]:
         yield from _unused(method, "method", {"encoder_init"}, "with method.encoders=shared")
     if method.heads == "shared":
         yield from _unused(method, "method", {"root"}, "with method.heads=shared, whose labels stay in proportion")
+    if method.inference in ("alternating", "single") and not method.name.startswith("mixvit"):
+        yield (
+            f"method.inference is {method.inference} and method.name is {method.name}: it attributes tokens to "
+            "subnetworks, which mixvit does; set method.inference=sum or separate"
+        )
+    if method.tokens == "all" and method.inference not in (None, "separate"):
+        yield (
+            f"method.inference is {method.inference} and method.tokens is all: with all tokens there is one way, every "
+            "slot shows the image; set method.inference=null"
+        )
+    if method.tokens == "all":
+        yield from _unused(method, "method", {"alpha", "mask"}, "with method.tokens=all, which mixes nothing")
     if method.fade_epochs > config.schedule.epochs:
         yield (
             f"method.fade_epochs is {method.fade_epochs} and schedule.epochs is {config.schedule.epochs}: training "

@@ -72,21 +72,46 @@ class DataSection(Section):
 class ModelSection(Section):
     """The backbone."""
 
-    name: str = Field(min_length=1, description="Backbone: wrn28-10, preact-resnet18-2, resnet18-5, ...")
+    name: str = Field(
+        min_length=1, description="Backbone: wrn28-10, preact-resnet18-2, resnet18-5, convit, cait-xs24, ..."
+    )
+    patch_size: int | None = Field(
+        None,
+        ge=1,
+        le=256,
+        description="Pixels a side of a transformer's patch; null: 4 for images up to 32 pixels, 8 up to 64, else 16.",
+    )
+    drop_path: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Stochastic depth: how often a transformer's feature block is left out for a sample.",
+    )
 
 
 class MethodSection(Section):
     """How M inputs become one mixed representation, and M predictions come out of it (METHODS 1 and 2)."""
 
-    name: Literal["single", "mimo", "linear-mixmo", "cut-mixmo", "mixshare"] = Field(
-        "single", description="single is the plain network: one input, one prediction."
-    )
+    name: Literal[
+        "single",
+        "mimo",
+        "linear-mixmo",
+        "cut-mixmo",
+        "mixshare",
+        "mixvit-embedding",
+        "mixvit-encoding",
+        "mixvit-unattributed",
+    ] = Field("single", description="single is the plain network: one input, one prediction.")
     num_inputs: int = Field(1, ge=1, le=16, description="M: inputs per sample, and predictions. 1 for single only.")
     mask: Literal["rectangle", "horizontal", "vertical", "patchup", "fmix", "cowmask"] = Field(
-        "rectangle", description="Shape of the binary mask of cut-mixmo and mixshare (Table 3.3)."
+        "rectangle", description="Shape of the binary mask of cut-mixmo, mixshare and mixvit (Table 3.3)."
     )
-    alpha: float = Field(
-        2.0, gt=0, le=1000, description="Concentration of the mixing ratios, kappa ~ Dirichlet(alpha) (thesis A.5.7)."
+    alpha: float | None = Field(
+        None,
+        gt=0,
+        le=1000,
+        description="Concentration of the mixing ratios, kappa ~ Dirichlet(alpha); null: 0.5 for mixvit (thesis A.1.5), "
+        "else 2 (A.5.7).",
     )
     probability: float = Field(
         0.5,
@@ -94,6 +119,10 @@ class MethodSection(Section):
         le=1,
         description="p of cut-mixmo: share of batches mixed by a mask, the others linearly; falls to 0 over the last "
         "twelfth of the epochs (Algorithm A.6). mixshare cuts in every batch: 1.",
+    )
+    anneal: bool = Field(
+        True,
+        description="Whether p of cut-mixmo falls to 0 at the end; false suits inference=separate (Table 4.1, row 5).",
     )
     root: float = Field(
         3.0, gt=0, le=1000, description="r of eq. 3.3: evens out the losses of inputs of unequal size; 1 leaves them."
@@ -111,6 +140,19 @@ class MethodSection(Section):
     )
     unmix_fraction: float = Field(
         1.0, gt=0, le=1, description="mixshare: share of the last channels that are unmixed; 0.25: partial (3.4.2.3)."
+    )
+    inference: Literal["sum", "separate", "alternating", "single"] | None = Field(
+        None,
+        description="How a transformer's M predictions for one image are made: one pass with averaged tokens, a pass (for "
+        "mixvit: of the last two blocks) for each, or, mixvit only, one pass with each token given to one subnetwork or all "
+        "to the first (Tables 4.1 and 4.6); null: separate for mixvit, else sum.",
+    )
+    place: Literal["late", "early"] = Field(
+        "late",
+        description="mixvit: where tokens learn which input they show, behind or before the feature blocks (Table 4.6).",
+    )
+    tokens: Literal["mixed", "all"] = Field(
+        "mixed", description="mixvit: the N tokens of a mix, or all M * N of its inputs side by side (Table 4.6)."
     )
     fade_epochs: int = Field(
         0, ge=0, le=100_000, description="mixshare: epochs over which unmixing fades out (3.4.2.3); 0: it never does."
@@ -139,6 +181,10 @@ class OptimizerSection(Section):
     nesterov: bool = Field(True, description="Nesterov momentum, of sgd (METHODS 7).")
     weight_decay: float = Field(
         0.0, ge=0, le=1, description="Adds weight_decay * p to every gradient (sgd), or shrinks p by itself (adamw)."
+    )
+    decay_vectors: bool = Field(
+        True,
+        description="Whether weight decay also acts on biases, norms and embeddings; false is usual for transformers.",
     )
     betas: tuple[float, float] = Field((0.9, 0.999), strict=False, description="Of adamw; each at least 0, below 1.")
     implementation: Literal["torch", "apex"] = Field(

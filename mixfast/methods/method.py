@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -15,6 +15,10 @@ from mixfast_kernels import Mixing
 from torch import Tensor
 
 from mixfast.methods.network import MultiInputNetwork
+from mixfast.methods.token_network import TokenNetwork
+from mixfast.models import Core, TokenCore
+
+Network = MultiInputNetwork | TokenNetwork
 
 
 @dataclass(frozen=True)
@@ -37,12 +41,36 @@ class Method(ABC):
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Method:
-        """The method with those of ``settings`` that it has a field for."""
-        return cls(**{name: settings[name] for name in cls.__dataclass_fields__ if name in settings})
+        """The method with those of ``settings`` that it has a field for; None leaves its own default."""
+        given = {name: value for name, value in settings.items() if value is not None}
+        return cls(**{name: given[name] for name in cls.setting_names() if name in given})
+
+    @classmethod
+    def setting_names(cls) -> list[str]:
+        """The method's fields, in their order."""
+        return [field.name for field in fields(cls)]
+
+    def network(self, core: Core | TokenCore, num_classes: int, **common: Any) -> Network:
+        """The whole network over a backbone; ``common`` are ``in_channels`` and ``generator``.
+
+        Raises:
+            ValueError: the method is not defined for this kind of backbone.
+        """
+        if isinstance(core, TokenCore):
+            return TokenNetwork(core, num_classes, **self.token_network_options(), **common)
+        return MultiInputNetwork(core, num_classes, **self.network_options(core.num_features), **common)
 
     def network_options(self, num_features: int) -> dict[str, Any]:
-        """Keyword arguments for ``MultiInputNetwork``."""
+        """Keyword arguments for ``MultiInputNetwork``, over a convolutional backbone."""
         return {"num_inputs": self.num_inputs}
+
+    def token_network_options(self) -> dict[str, Any]:
+        """Keyword arguments for ``TokenNetwork``, over a transformer."""
+        return {"num_inputs": self.num_inputs}
+
+    def fitted_to(self, core: Core | TokenCore) -> Method:
+        """The method as it draws for this backbone."""
+        return self
 
     @abstractmethod
     def draw(
@@ -64,5 +92,5 @@ class Method(ABC):
         """Which input each head learns, int64 ``[B, M]``; None: head i learns input i."""
         return None
 
-    def begin_epoch(self, network: MultiInputNetwork, moment: Moment) -> None:  # noqa: B027  (a hook, not a duty)
+    def begin_epoch(self, network: Network, moment: Moment) -> None:  # noqa: B027  (a hook, not a duty)
         """Called before the first batch of every epoch, and after a resume in the middle of one."""

@@ -10,6 +10,7 @@ from mixfast_kernels import Mixing
 from torch import Tensor
 
 from mixfast.methods.method import Method, Moment
+from mixfast.methods.mimo import refuse_separate
 from mixfast.mixing import draw_ratios, linear_mixing, loss_weights, patch_or_linear, patch_probability
 
 
@@ -23,6 +24,7 @@ class LinearMixMo(Method):
         encoders: "per-input" or "shared"; encoder_init: "independent", "same" or "colinear".
         heads: "per-input"; "shared", one head learns the labels in the inputs' proportion; "random", two heads learn
             the two inputs in random order; "by-ratio", the first head learns the larger input (table 3.4).
+        inference: "sum", one pass; "separate", over a transformer only, a pass for each subnetwork (thesis 4.3.1.2).
     """
 
     num_inputs: int = 2
@@ -31,8 +33,16 @@ class LinearMixMo(Method):
     encoders: str = "per-input"
     encoder_init: str = "independent"
     heads: str = "per-input"
+    inference: str = "sum"
 
     def network_options(self, num_features: int) -> dict[str, Any]:
+        refuse_separate(self.inference)
+        return self._sharing()
+
+    def token_network_options(self) -> dict[str, Any]:
+        return {**self._sharing(), "inference": self.inference}
+
+    def _sharing(self) -> dict[str, Any]:
         return {
             "num_inputs": self.num_inputs,
             "shared_encoder": self.encoders == "shared",
@@ -71,11 +81,13 @@ class CutMixMo(LinearMixMo):
 
     Args:
         mask: the family of masks (table 3.3).
-        probability: p, which falls to 0 over the last twelfth of the epochs.
+        probability: p.
+        anneal: whether p falls to 0 over the last twelfth of the epochs, as a sum at inference wants it.
     """
 
     mask: str = "rectangle"
     probability: float = 0.5
+    anneal: bool = True
 
     def draw(
         self,
@@ -89,7 +101,9 @@ class CutMixMo(LinearMixMo):
         return patch_or_linear(
             draw_ratios(batch, self.num_inputs, self.alpha, generator=generator, device=device),
             grid,
-            probability=patch_probability(self.probability, moment.epoch, moment.epochs),
+            probability=patch_probability(self.probability, moment.epoch, moment.epochs)
+            if self.anneal
+            else self.probability,
             mask=self.mask,
             generator=generator,
         )

@@ -35,6 +35,9 @@ class MixShare(CutMixMo):
         unmixed = round(self.unmix_fraction * num_features)
         return {**super().network_options(num_features), "unmixed_channels": unmixed}
 
+    def token_network_options(self) -> dict[str, Any]:
+        raise ValueError("MixShare needs a convolutional backbone: it unmixes features before they are pooled")
+
     def draw(
         self,
         batch: int,

@@ -12,7 +12,7 @@ from mixfast_kernels import Mixing, mask_mix_encode, unmix_pool
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mixfast.models import Core
+from mixfast.models import Core, TokenCore
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,28 @@ class Heads(nn.Module):
             logits = F.linear(pooled, self.weight.flatten(0, 1), self.bias.flatten())
             return logits.unflatten(1, self.bias.shape)
         return torch.einsum("bmf,mkf->bmk", pooled, self.weight) + self.bias
+
+
+ENCODER_INITS = ("independent", "same", "colinear")
+
+
+@torch.no_grad()
+def init_encoders(core: Core | TokenCore, weight: Tensor, encoder_init: str, generator: torch.Generator | None) -> None:
+    """Fills encoders ``[M, C, c, k, k]`` as the backbone wants them: each by itself, all alike, or alike up to a factor.
+
+    Raises:
+        ValueError: ``encoder_init`` is not one of ``ENCODER_INITS``.
+    """
+    if encoder_init not in ENCODER_INITS:
+        raise ValueError(f"encoder_init must be one of {', '.join(ENCODER_INITS)}; got {encoder_init!r}")
+    if encoder_init == "independent":
+        core.init_encoder(weight, generator)
+    else:
+        weight.copy_(core.init_encoder(weight[:1].clone(), generator).expand_as(weight))
+    if encoder_init == "colinear":
+        # Factors between a half and two, so that no input starts out invisible.
+        factors = torch.empty(weight.shape[0]).uniform_(-1, 1, generator=generator).exp2()
+        weight.mul_(factors.view(-1, 1, 1, 1, 1))
 
 
 class MultiInputNetwork(nn.Module):
@@ -92,15 +114,7 @@ class MultiInputNetwork(nn.Module):
 
     @torch.no_grad()
     def _reset_parameters(self, encoder_init: str, generator: torch.Generator | None) -> None:
-        weight = self.encoder.weight
-        if encoder_init == "independent":
-            self.core.init_encoder(weight, generator)
-        else:
-            weight.copy_(self.core.init_encoder(weight[:1].clone(), generator).expand_as(weight))
-        if encoder_init == "colinear":
-            # Factors between a half and two, so that no input starts out invisible.
-            factors = torch.empty(weight.shape[0]).uniform_(-1, 1, generator=generator).exp2()
-            weight.mul_(factors.view(-1, 1, 1, 1, 1))
+        init_encoders(self.core, self.encoder.weight, encoder_init, generator)
         self.core.reset_parameters(generator)
         self.core.init_head(self.heads.weight, generator)
         nn.init.zeros_(self.heads.bias)
@@ -135,6 +149,10 @@ class MultiInputNetwork(nn.Module):
         """Puts the backbone's convolutions into channels-last memory, or back; returns the network itself."""
         self.core.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
         return self
+
+    def undecayed(self) -> set[str]:
+        """Names of the parameters that are no matrices or kernels: biases and norms."""
+        return {name for name, value in self.named_parameters() if value.dim() < 2} | {"heads.bias"}
 
     def predict(self, images: Tensor) -> Tensor:
         """Inference: every input is the same image, summed; each subnetwork's logits ``[B, M, K]``, not yet averaged.

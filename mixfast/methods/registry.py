@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from mixfast.methods.method import Method
+from mixfast.methods.method import Method, Network
 from mixfast.methods.mimo import MIMO
 from mixfast.methods.mixmo import CutMixMo, LinearMixMo
 from mixfast.methods.mixshare import MixShare
-from mixfast.methods.network import MultiInputNetwork
+from mixfast.methods.mixvit import MixViT, MixViTEmbedding, MixViTEncoding
 from mixfast.methods.single import Single
 from mixfast.models import build_backbone
 
@@ -21,6 +21,9 @@ METHODS: dict[str, type[Method]] = {
     "linear-mixmo": LinearMixMo,
     "cut-mixmo": CutMixMo,
     "mixshare": MixShare,
+    "mixvit-embedding": MixViTEmbedding,
+    "mixvit-encoding": MixViTEncoding,
+    "mixvit-unattributed": MixViT,
 }
 
 
@@ -34,11 +37,9 @@ def create_method(name: str, **settings: Any) -> Method:
         nearest = difflib.get_close_matches(name, METHODS, n=1, cutoff=0.0)[0]
         raise ValueError(f"method must be one of {', '.join(METHODS)}; got {name!r}, the nearest is {nearest!r}")
     kind = METHODS[name]
-    unknown = sorted(set(settings) - set(kind.__dataclass_fields__))
+    unknown = sorted(set(settings) - set(kind.setting_names()))
     if unknown:
-        raise ValueError(
-            f"method {name!r} has no setting {unknown[0]!r}; it has {', '.join(kind.__dataclass_fields__)}"
-        )
+        raise ValueError(f"method {name!r} has no setting {unknown[0]!r}; it has {', '.join(kind.setting_names())}")
     method = kind(**settings)
     fits = method.num_inputs == 1 if name == "single" else method.num_inputs >= 2
     if not fits:
@@ -53,16 +54,22 @@ def create_model(
     num_classes: int,
     method: str | Method = "single",
     in_channels: int = 3,
+    image_size: int | tuple[int, int] | None = None,
+    patch_size: int | None = None,
+    drop_path: float | None = None,
     generator: torch.Generator | None = None,
     **overrides: Any,
-) -> MultiInputNetwork:
-    """A freshly initialised network: backbone ``name`` (``wrn28-10``, ``preact-resnet18-2``, ...) made for ``method``.
+) -> Network:
+    """A freshly initialised network: backbone ``name`` (``wrn28-10``, ``convit``, ...) made for ``method``.
 
     Args:
         name: the backbone.
         num_classes: K, at least 2.
         method: a method's name or object.
         in_channels: channels of an image.
+        image_size: pixels a side, or (height, width); transformers need it, convolutional backbones take any.
+        patch_size: pixels a side of a transformer's patch; by default 4 up to 32 pixels, 8 up to 64, else 16.
+        drop_path: rate of stochastic depth in a transformer's feature blocks; by default 0.
         generator: draws the initial weights; by default torch's global one.
         overrides: settings of the method, such as ``num_inputs=2``.
 
@@ -80,6 +87,5 @@ def create_model(
         method = create_method(method, **overrides)
     elif overrides:
         raise ValueError(f"settings {sorted(overrides)} belong to the method's name, not to a method object")
-    core = build_backbone(name)
-    options = method.network_options(core.num_features)
-    return MultiInputNetwork(core, num_classes, in_channels=in_channels, generator=generator, **options)
+    core = build_backbone(name, image_size=image_size, patch_size=patch_size, drop_path=drop_path)
+    return method.network(core, num_classes, in_channels=in_channels, generator=generator)

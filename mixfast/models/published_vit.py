@@ -73,7 +73,9 @@ def _named_views(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     elif "position" in state:
         core, rest = dict(state), {}
     else:
-        raise ValueError("model: expected a TokenCore, or a network that holds one as `core`; its state has no position")
+        raise ValueError(
+            "model: expected a TokenCore, or a network that holds one as `core`; its state has no position"
+        )
     named: dict[str, Tensor] = {}
     for name, value in core.items():
         named.update(_core_views(name, value, core))

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import product
 
+import torch
+
 from mixfast.models.architectures import CAIT, CONVIT_HEAD_WIDTH, Architecture, convit
 from mixfast.models.core import Core
 from mixfast.models.preact_resnet import PreActResNet18
@@ -83,15 +85,30 @@ def build_backbone(
     Raises ValueError for a name that fits no family (with the nearest one that does), whose numbers make no network, or
     for arguments that the family does not take, needs, or cannot make a network of.
     """
+    family, numbers = _family_of(name)
+    build = _build_tokens if family.tokens else _build_convolutions
+    try:
+        return build(family, numbers, image_size, patch_size, drop_path)
+    except ValueError as error:
+        raise ValueError(f"backbone {name!r}: {error}") from error
+
+
+def is_transformer(name: str) -> bool:
+    """Whether `name` is a vision transformer's. Raises ValueError for a name that `build_backbone` does not take."""
+    family, numbers = _family_of(name)
+    try:
+        with torch.device("meta"):  # costs nothing
+            family.build(*numbers)
+    except ValueError as error:
+        raise ValueError(f"backbone {name!r}: {error}") from error
+    return family.tokens
+
+
+def _family_of(name: str) -> tuple[Family, list[int]]:
     for family in FAMILIES:
         numbers = family.numbers(name)
         if numbers is not None:
-            try:
-                if family.tokens:
-                    return _build_tokens(family, numbers, image_size, patch_size, drop_path)
-                return _build_convolutions(family, numbers, image_size, patch_size, drop_path)
-            except ValueError as error:
-                raise ValueError(f"backbone {name!r}: {error}") from error
+            return family, numbers
     expected = ", ".join(
         pattern if pattern == example else f"{pattern} (as {example})" for pattern, example in backbone_names().items()
     )
@@ -113,7 +130,9 @@ def _build_tokens(
 def _build_convolutions(family: Family, numbers: list[int], *arguments: object) -> Core:
     for argument, value in zip(("image_size", "patch_size", "drop_path"), arguments, strict=True):
         if value is not None:
-            raise ValueError(f"{argument}: only vision transformers take it, a network of convolutions does not; got {value}")
+            raise ValueError(
+                f"{argument}: only vision transformers take it, a network of convolutions does not; got {value}"
+            )
     return family.build(*numbers)
 
 

@@ -18,10 +18,14 @@ LOCALITY_STRENGTH = 1.0
 
 
 class Layout(NamedTuple):
-    """Where N = copies * H * W tokens lie: `copies` images of one `grid` (H, W), one after another, rows first."""
+    """Where N = copies * H * W tokens lie: `copies` images of one `grid` (H, W), one after another, rows first.
+
+    Each token stands for `repeats` equal ones, of which only one is computed.
+    """
 
     grid: tuple[int, int]
     copies: int = 1
+    repeats: int = 1
 
 
 class GatedPositionalAttention(nn.Module):
@@ -97,10 +101,14 @@ class TalkingHeadsAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor, layout: Layout) -> Tensor:
-        """[B, N, d] to [B, N, d]; the layout does not matter."""
+        """[B, N, d] to [B, N, d]; where tokens lie does not matter.
+
+        Equal keys share a softmax's mass, but what is added after the softmax is added to each of them.
+        """
         qkv = self.qkv(tokens).unflatten(-1, (3, self.heads, -1))
         before, after = self.before, self.after
-        attended = talking_heads_attention(qkv, before.weight, before.bias, after.weight, after.bias)
+        bias_after = after.bias * layout.repeats
+        attended = talking_heads_attention(qkv, before.weight, before.bias, after.weight, bias_after)
         return self.proj(attended.flatten(2))
 
 

@@ -27,6 +27,7 @@ class TokenCore(nn.Module):
         drop_path: the rate of stochastic depth, the same in every feature block.
 
     Attributes:
+        architecture: as given.
         stem: the patch projection's shape; its output grid (H', W') is the mixing grid.
         position: learned position embedding [d, H', W'], added to the patches' tokens by whoever projects them.
         class_token: [d], the same for every set.
@@ -46,6 +47,7 @@ class TokenCore(nn.Module):
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
+        self.architecture = architecture
         width = self.num_features = architecture.width
         self._set_sizes(image_sides(image_size), default_patch_size(image_size) if patch_size is None else patch_size)
         self.position = nn.Parameter(torch.empty(width, *self.grid))
@@ -55,11 +57,12 @@ class TokenCore(nn.Module):
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
         self.reset_parameters()
 
-    def features(self, tokens: Tensor, *, copies: int = 1) -> Tensor:
+    def features(self, tokens: Tensor, *, copies: int = 1, repeats: int = 1) -> Tensor:
         """The self-attention blocks: [B, N, d] to [B, N, d].
 
         With `copies`, N = copies * H' * W': the tokens of several images one after another, which attend to each other;
-        for positional attention a token lies where it lies in its own image. Another N: ValueError.
+        for positional attention a token lies where it lies in its own image. Another N: ValueError. With `repeats`, the
+        result is that of as many equal copies of the given tokens, which is the same for each of them.
         """
         self._check_tokens(tokens)
         expected = copies * self.grid[0] * self.grid[1]
@@ -68,7 +71,7 @@ class TokenCore(nn.Module):
                 f"tokens: expected {copies} x {self.grid[0]} x {self.grid[1]} = {expected} of them (copies x grid), "
                 f"got {tokens.shape[1]}"
             )
-        layout = Layout(self.grid, copies)
+        layout = Layout(self.grid, copies, repeats)
         for block in self.blocks:
             tokens = block(tokens, layout)
         return tokens

@@ -15,7 +15,8 @@ from mixfast.evaluation import (
     encoder_sharing_rate,
     evaluate_logits,
 )
-from mixfast.methods import MultiInputNetwork
+from mixfast.methods import Network
+from mixfast.models import TokenCore
 from mixfast.training.checkpoint import CheckpointError
 from mixfast.training.evaluating import predict_logits
 from mixfast.training.run_directory import RunDirectory
@@ -111,10 +112,11 @@ def _evaluation_set(config: Config, data_dir: str | None, data_name: str | None,
     return replace(other, mean=own.mean, std=own.std)
 
 
-def _analysis(network: MultiInputNetwork) -> dict[str, Any]:
-    figures: dict[str, Any] = {
-        f"active filters, t_a = {threshold}": share for threshold, share in active_filters(network.core).items()
-    }
+def _analysis(network: Network) -> dict[str, Any]:
+    figures: dict[str, Any] = {}
+    if not isinstance(network.core, TokenCore):
+        shares = active_filters(network.core)
+        figures = {f"active filters, t_a = {threshold}": share for threshold, share in shares.items()}
     figures["encoder sharing"] = encoder_sharing_rate(network.encoder.weight)
     figures["classifier sharing"] = classifier_sharing_rate(network.heads.weight)
     return figures

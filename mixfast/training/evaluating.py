@@ -9,12 +9,12 @@ from mixfast_kernels import augment
 from torch import Tensor
 
 from mixfast.data.image_set import ImageSet
-from mixfast.methods import MultiInputNetwork
+from mixfast.methods import Network
 
 
 @torch.no_grad()
 def predict_logits(
-    network: MultiInputNetwork, data: ImageSet, batch_size: int, precision: AbstractContextManager | None = None
+    network: Network, data: ImageSet, batch_size: int, precision: AbstractContextManager | None = None
 ) -> Tensor:
     """Every subnetwork's logits for every image, float32 ``[N, M, K]`` on the device.
 

@@ -7,11 +7,11 @@ import copy
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from mixfast.methods import MultiInputNetwork
+from mixfast.methods import Network
 from mixfast.mixing import sum_mixing
 
 
-def training_flops(network: MultiInputNetwork, image_size: tuple[int, int], batch_size: int) -> int:
+def training_flops(network: Network, image_size: tuple[int, int], batch_size: int) -> int:
     """Operations (two a multiply-add) of the forward and backward pass of one training step."""
     twin = copy.deepcopy(network).to("meta").train()
     channels = network.encoder.weight.shape[2]
@@ -21,4 +21,14 @@ def training_flops(network: MultiInputNetwork, image_size: tuple[int, int], batc
     counter = FlopCounterMode(display=False)
     with counter:
         twin(images, mixing, slots).sum().backward()
+    return counter.get_total_flops()
+
+
+def inference_flops(network: Network, image_size: tuple[int, int], batch_size: int) -> int:
+    """Operations (two a multiply-add) of the predictions of all subnetworks for one batch."""
+    twin = copy.deepcopy(network).to("meta").eval().requires_grad_(False)
+    images = torch.empty(batch_size, network.encoder.weight.shape[2], *image_size, device="meta")
+    counter = FlopCounterMode(display=False)
+    with counter:
+        twin.predict(images)
     return counter.get_total_flops()

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from typing import Any
 
 import torch
-from torch import nn
 
 from mixfast.config import Config
 from mixfast.errors import UnavailableError
+from mixfast.methods import Network
 
 
-def make_optimiser(config: Config, parameters: Iterable[nn.Parameter], device: torch.device) -> torch.optim.Optimizer:
-    """torch's fused optimiser, or NVIDIA apex's where ``optimizer.implementation`` asks for it.
+def make_optimiser(config: Config, network: Network, device: torch.device) -> torch.optim.Optimizer:
+    """torch's fused optimiser, or NVIDIA apex's where ``optimizer.implementation`` asks for it, of the network's parameters.
 
     Raises:
         UnavailableError: apex is asked for and cannot run here.
     """
     settings = config.optimizer
+    parameters = _groups(network, settings.decay_vectors)
     common = {"lr": config.learning_rate(), "weight_decay": settings.weight_decay}
     momentum = {"momentum": settings.momentum, "nesterov": settings.nesterov}
     if settings.implementation == "apex":
@@ -29,6 +30,14 @@ def make_optimiser(config: Config, parameters: Iterable[nn.Parameter], device: t
     if settings.name == "sgd":
         return torch.optim.SGD(parameters, fused=fused, **common, **momentum)
     return torch.optim.AdamW(parameters, betas=settings.betas, fused=fused, **common)
+
+
+def _groups(network: Network, decay_vectors: bool) -> list[dict[str, Any]]:
+    """All parameters, or apart from them, without weight decay, those that are no matrices or kernels."""
+    names = set() if decay_vectors else network.undecayed()
+    decayed = [value for name, value in network.named_parameters() if name not in names]
+    spared = [value for name, value in network.named_parameters() if name in names]
+    return [{"params": decayed}, *([{"params": spared, "weight_decay": 0.0}] if spared else [])]
 
 
 def _apex_optimisers():

@@ -17,8 +17,8 @@ from torch import Tensor
 from mixfast.config import Config, plain_baseline
 from mixfast.data import ImageSet, load_split, validation_split
 from mixfast.evaluation import concatenate_members, evaluate_logits
-from mixfast.methods import METHODS, Method, MultiInputNetwork, create_model
-from mixfast.models import build_backbone
+from mixfast.methods import METHODS, Method, Network, create_model
+from mixfast.models import is_transformer
 from mixfast.training.checkpoint import load_weights
 from mixfast.training.evaluating import predict_logits
 from mixfast.training.run_directory import RunDirectory, RunError
@@ -73,20 +73,27 @@ def load_data(config: Config, device: torch.device) -> Splits:
     return Splits(train.to(device), test_on_device if held_out is test else held_out.to(device), test_on_device)
 
 
-def build_network(config: Config, data: ImageSet) -> tuple[MultiInputNetwork, Method]:
-    """The network and method of a configuration, initialised from its seed."""
+def build_network(config: Config, data: ImageSet) -> tuple[Network, Method]:
+    """The network and method of a configuration, initialised from its seed.
+
+    Raises:
+        ValueError: backbone, method and images do not fit together.
+    """
     method = METHODS[config.method.name].from_settings(config.method.model_dump())
     network = create_model(
         config.model.name,
         num_classes=data.num_classes,
         method=method,
         in_channels=data.channels,
+        image_size=data.image_shape if is_transformer(config.model.name) else None,
+        patch_size=config.model.patch_size,
+        drop_path=config.model.drop_path or None,
         generator=torch.Generator().manual_seed(config.seed),
     )
-    return network, method
+    return network, method.fitted_to(network.core)
 
 
-def load_network(config: Config, run: RunDirectory, data: ImageSet) -> MultiInputNetwork:
+def load_network(config: Config, run: RunDirectory, data: ImageSet) -> Network:
     """The network of a run with its selected weights, on the CPU, in the layout it was trained in."""
     network, _ = build_network(config, data)
     load_weights(run.best, network)
@@ -112,8 +119,7 @@ class Session:
     def __init__(self, config: Config, run: RunDirectory, console: Console) -> None:
         self.config, self.run, self.console = config, run, console
         self.device = resolve_device(config.training.device)
-        with torch.device("meta"):  # costs nothing, and a misspelt backbone is refused before data are read
-            build_backbone(config.model.name)
+        is_transformer(config.model.name)  # a misspelt backbone is refused before data are read
         if config.training.deterministic:
             torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = not config.training.deterministic

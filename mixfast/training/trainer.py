@@ -19,7 +19,7 @@ from mixfast.config import Config, differences
 from mixfast.data.image_set import ImageSet
 from mixfast.errors import MixfastError
 from mixfast.evaluation import evaluate_logits
-from mixfast.methods import Method, Moment, MultiInputNetwork
+from mixfast.methods import Method, Moment, Network
 from mixfast.training.checkpoint import CheckpointError, fingerprint, load_checkpoint, save_checkpoint, save_weights
 from mixfast.training.compiling import should_compile
 from mixfast.training.curves import draw_curves
@@ -74,7 +74,7 @@ class LossMeter:
         return self.total.item() / max(self.count, 1)
 
 
-def batch_loss(network: MultiInputNetwork, batch: Batch, smoothing: float) -> Tensor:
+def batch_loss(network: Network, batch: Batch, smoothing: float) -> Tensor:
     """The training loss of one batch (thesis eq. A.1): what ``torch.compile`` compiles."""
     logits = network(batch.images, batch.mixing, batch.index, batch.hidden_mix).expand(*batch.target.shape, -1)
     return mixed_cross_entropy(
@@ -96,7 +96,7 @@ class Trainer:
     def __init__(
         self,
         config: Config,
-        network: MultiInputNetwork,
+        network: Network,
         method: Method,
         train_set: ImageSet,
         held_out: ImageSet,
@@ -109,7 +109,7 @@ class Trainer:
         self.feed = Feed(train_set, method, config, network.core.stem.grid(train_set.image_shape))
         self.steps_per_epoch = self.feed.steps_per_epoch
         self.total_steps = total_steps(config, self.steps_per_epoch)
-        self.optimiser = make_optimiser(config, self.network.parameters(), self.device)
+        self.optimiser = make_optimiser(config, self.network, self.device)
         half = config.training.amp == "float16"
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
         self.average = self._make_average()
@@ -120,7 +120,7 @@ class Trainer:
         self._resumed_loss: dict[str, Any] | None = None
 
     @property
-    def selected_network(self) -> MultiInputNetwork:
+    def selected_network(self) -> Network:
         """The network that is evaluated and kept: the moving average where there is one."""
         return self.network if self.average is None else self.average.module
 
@@ -324,7 +324,7 @@ class Trainer:
             return None
         return AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
-    def _make_loss(self) -> Callable[[MultiInputNetwork, Batch, float], Tensor]:
+    def _make_loss(self) -> Callable[[Network, Batch, float], Tensor]:
         settings = self.config.training
         flops = 0.0
         if settings.compile == "auto":

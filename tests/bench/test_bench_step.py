@@ -51,7 +51,7 @@ def test_the_step_is_the_trainers_bit_for_bit(case, small_batches, few_images, c
 
 
 def test_measuring_gives_every_phase_of_every_contender(small_batches, few_images, quiet):
-    measured = measure_steps(steps("off"), "wrn10-1", small_batches, few_images, Rounds(2, 1), quiet)
+    measured = measure_steps(steps("wrn10-1", "off")[0], "wrn10-1", small_batches, few_images, Rounds(2, 1), quiet)
     names = ["single, eager", "cut-mixmo, eager", "straightforward"]
     assert list(measured.flops) == names
     assert list(measured.timings) == [*names, "matrix product"]
@@ -65,11 +65,11 @@ def test_a_loss_that_is_not_finite_is_no_timing(small_batches, few_images, quiet
     def spoiled(self, mark):
         for phase in ("data", "forward + backward", "optimiser"):
             mark(phase)
-        self.loss = torch.tensor(float("nan"))
+        self.result = torch.tensor(float("nan"))
 
     monkeypatch.setattr(TrainerStep, "run", spoiled)
-    with pytest.raises(MixfastError, match=r"'single, eager' is not finite"):
-        measure_steps(steps("off")[:1], "wrn10-1", small_batches, few_images, Rounds(1, 1), quiet)
+    with pytest.raises(MixfastError, match=r"what 'single, eager' computes is not finite"):
+        measure_steps(steps("wrn10-1", "off")[0][:1], "wrn10-1", small_batches, few_images, Rounds(1, 1), quiet)
 
 
 def test_figures_by_hand():
@@ -121,7 +121,7 @@ def test_comparisons_name_contenders():
     ],
 )
 def test_compile_choices(choice, expected):
-    assert [entry.name for entry in steps(choice)] == expected
+    assert [entry.name for entry in steps("wrn10-1", choice)[0]] == expected
 
 
 def test_compiled_entries_ask_the_trainer_to_compile(few_images, small_batches, monkeypatch):

@@ -200,7 +200,45 @@ def test_what_makes_sense_is_accepted(overrides):
     mixmo(*overrides)
 
 
+# Fields that are inherited and fixed by the method, or come from the backbone.
+NO_SETTINGS = {
+    "mixshare": {"inference", "anneal"},
+    "mixvit-embedding": {"patch_size"},
+    "mixvit-encoding": {"patch_size"},
+    "mixvit-unattributed": {"patch_size", "place"},
+}
+
+
 def test_the_keys_of_each_method_are_those_its_class_reads():
     for name, method in METHODS.items():
-        assert METHOD_KEYS[name] == set(method.__dataclass_fields__) - {"num_inputs"}
+        fields = set(method.setting_names()) - {"num_inputs"}
+        assert NO_SETTINGS.get(name, set()) <= fields
+        assert METHOD_KEYS[name] == fields - NO_SETTINGS.get(name, set())
     assert set(METHOD_KEYS) == set(METHODS)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["method.inference=single"], "method.inference is single and method.name is cut-mixmo"),
+        (["method.inference=alternating"], "set method.inference=sum or separate"),
+        (["method.name=mixvit-embedding", "method.root=1"], "method.root is 1.0, which has no effect"),
+        (["method.name=mixvit-unattributed", "method.place=early"], "method.place is early, which has no effect"),
+        (
+            ["method.name=mixvit-embedding", "method.tokens=all", "method.inference=sum"],
+            "method.inference is sum and method.tokens is all",
+        ),
+        (
+            ["method.name=mixvit-embedding", "method.tokens=all", "method.alpha=1"],
+            "method.alpha is 1.0, which has no effect",
+        ),
+        (["method.name=mixshare", "method.probability=1", "method.inference=separate"], "method.inference is separate"),
+        (["method.name=mixshare", "method.probability=1", "method.anneal=false"], "method.anneal is False"),
+    ],
+)
+def test_transformers_settings_that_contradict_each_other(overrides, expected):
+    assert expected in refusal(*overrides)
+
+
+def test_masks_for_more_than_two_inputs_are_defined_where_a_sample_shows_two():
+    mixmo("method.name=mixvit-embedding", "method.num_inputs=3", "method.mask=fmix")

@@ -42,7 +42,7 @@ VARIANTS = {
     "manifold": (
         "method.name=single",
         "method.num_inputs=1",
-        "method.alpha=2.0",
+        "method.alpha=null",
         "method.probability=0.5",
         "data.repetition=1",
         "msda.kind=manifold-mixup",
