@@ -68,18 +68,26 @@ class Rounds:
 
 @dataclass(frozen=True)
 class DataCase:
-    """One way to feed a training: method, pixel mixing, augmentation and views."""
+    """One way to feed a training: method, pixel mixing, augmentations and views."""
 
     method: str
     msda: str = "none"
     augmix: bool = False
+    autoaugment: str = "none"
+    random_erasing: float = 0.0
     views: str = "independent"
 
     @property
     def name(self) -> str:
         """``cut-mixmo + cutmix, shared``: what is done, and the views where there is a choice."""
-        parts = [self.method, *([self.msda] if self.msda != "none" else []), *(["augmix"] if self.augmix else [])]
-        title = " + ".join(parts)
+        done = {
+            self.method: True,
+            self.msda: self.msda != "none",
+            "augmix": self.augmix,
+            "autoaugment": self.autoaugment != "none",
+            "erasing": self.random_erasing > 0,
+        }
+        title = " + ".join(part for part, is_done in done.items() if is_done)
         return title if self.method == "single" else f"{title}, {self.views}"
 
 
@@ -90,6 +98,9 @@ DATA_CASES = (
         for msda, augmix in (("none", False), ("cutmix", False), ("none", True))
         for views in ("independent", "shared")
     ),
+    DataCase("cut-mixmo", autoaugment="cifar"),
+    # What vision transformers train with (thesis A.1.5).
+    DataCase("cut-mixmo", msda="cutmix-mixup", autoaugment="cifar", random_erasing=0.25),
 )
 
 
@@ -110,6 +121,8 @@ def training_config(
             "flip": True,
             "repetition": 1 if plain and not is_token else batches.repetition,
             "augmix": case.augmix,
+            "autoaugment": case.autoaugment,
+            "random_erasing": case.random_erasing,
             "views": case.views,
         },
         "model": {"name": backbone},

@@ -21,6 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="test", help="which split (default: %(default)s)")
     parser.add_argument("--average", choices=("logits", "probabilities"), help="how subnetworks are averaged")
     parser.add_argument(
+        "--inference",
+        choices=("sum", "separate", "alternating", "single"),
+        help="how a transformer predicts for all subnetworks (tables 4.1 and 4.6; default: the run's own)",
+    )
+    parser.add_argument(
         "--analysis", action="store_true", help="also active filters and feature sharing (A.5.4, 3.4.1)"
     )
     parser.add_argument("--json", metavar="FILE", help="also write the figures to FILE")
@@ -33,6 +38,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         data_name=args.data_name,
         split=args.split,
         average=args.average,
+        inference=args.inference,
         analysis=args.analysis,
     )
     for table in _tables(result):

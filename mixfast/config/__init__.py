@@ -3,8 +3,8 @@
 Recipes by name, inheritance and ``load_recipe`` are in ``mixfast.recipes``, which builds on this.
 """
 
-from mixfast.config.derive import differences, plain_baseline
+from mixfast.config.derive import differences, other_method, plain_baseline
 from mixfast.config.errors import ConfigError
 from mixfast.config.schema import Config
 
-__all__ = ["Config", "ConfigError", "differences", "plain_baseline"]
+__all__ = ["Config", "ConfigError", "differences", "other_method", "plain_baseline"]

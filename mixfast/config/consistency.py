@@ -32,7 +32,7 @@ def contradictions(config: Config) -> Iterator[str]:
     yield from _batches(config)
     yield from _method(config)
     yield from _variants(config)
-    yield from _pixel_mixing(config)
+    yield from _augmentation(config)
     yield from _optimizer(config)
     yield from _schedule(config)
     yield from _run(config)
@@ -43,7 +43,7 @@ def _unused(section: Section, prefix: str, keys: Collection[str], because: str) 
     for key in type(section).model_fields:
         value, default = getattr(section, key), type(section).model_fields[key].default
         if key in keys and value != default:
-            yield f"{prefix}.{key} is {value}, which has no effect {because}: leave it at {default}"
+            yield f"{prefix}.{key} is {value}, which has no effect {because}: leave it at {'null' if default is None else default}"
 
 
 def _batches(config: Config) -> Iterator[str]:
@@ -129,9 +129,16 @@ def _variants(config: Config) -> Iterator[str]:
         )
 
 
-def _pixel_mixing(config: Config) -> Iterator[str]:
-    if config.msda.kind == "none":
-        yield from _unused(config.msda, "msda", {"alpha", "probability"}, "with msda.kind=none")
+def _augmentation(config: Config) -> Iterator[str]:
+    data, msda = config.data, config.msda
+    if data.augmix and data.autoaugment != "none":
+        yield (
+            f"data.augmix is true and data.autoaugment is {data.autoaugment}: each is a whole augmentation of its own; set "
+            "data.augmix=false or data.autoaugment=none"
+        )
+    has_no_effect = {"alpha", "probability"} if msda.kind == "none" else set()
+    has_no_effect |= {"mixup_alpha"} if msda.kind != "cutmix-mixup" else set()
+    yield from _unused(msda, "msda", has_no_effect, f"with msda.kind={msda.kind}")
     if config.msda.kind == "manifold-mixup" and config.method.name != "single":
         yield (
             f"msda.kind is manifold-mixup and method.name is {config.method.name}: features that already hold several "
@@ -194,6 +201,15 @@ def _run(config: Config) -> Iterator[str]:
         yield (
             "baseline is true and method.num_inputs is 1: the network is the plain one already; set baseline=false, or "
             "a method with several inputs"
+        )
+    if config.method.name in config.beside or len(set(config.beside)) < len(config.beside):
+        yield f"beside is {list(config.beside)} and method.name is {config.method.name}: name each method once"
+    if "single" in config.beside:
+        yield "beside holds single: the plain network beside a method is baseline=true"
+    if config.beside and config.ensemble.members > 1:
+        yield (
+            f"beside is {list(config.beside)} and ensemble.members is {config.ensemble.members}: single networks beside an "
+            "ensemble are no like-for-like comparison; set ensemble.members=1"
         )
     if config.baseline and config.ensemble.members > 1:
         yield (

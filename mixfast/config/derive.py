@@ -66,6 +66,19 @@ def plain_baseline(config: Config, total_steps: int) -> Config:
         },
         "evaluation": {"every": config.evaluation.every * b},
         "baseline": False,
+        "beside": [],
     }
     values = config.model_dump(mode="json", exclude={"about"})
     return build(Config, [Layer("the plain baseline", deep_merge(values, changes))])
+
+
+def other_method(config: Config, name: str) -> Config:
+    """The run of another method that is compared with ``config``: nothing else changed.
+
+    Raises:
+        ConfigError: settings of ``config`` have no effect on, or do not fit, the other method.
+    """
+    title = f"{name} beside: {config.about.title}"
+    values = config.model_dump(mode="json", exclude={"about"})
+    changes = {"about": {"title": title}, "method": {"name": name}, "baseline": False, "beside": []}
+    return build(Config, [Layer(f"beside, {name}", deep_merge(values, changes))])

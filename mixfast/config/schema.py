@@ -15,6 +15,7 @@ from mixfast.config.sections import (
     DataSection,
     EnsembleSection,
     EvaluationSection,
+    MethodName,
     MethodSection,
     ModelSection,
     MsdaSection,
@@ -42,6 +43,9 @@ class Config(Section):
     ensemble: EnsembleSection = EnsembleSection()
     baseline: bool = Field(
         False, description="Also train the plain single-input network for the same number of steps, beside it."
+    )
+    beside: tuple[MethodName, ...] = Field(
+        (), strict=False, description="Also train these methods, with all other settings the same, beside it."
     )
 
     @model_validator(mode="after")

@@ -66,6 +66,18 @@ class DataSection(Section):
     pad: int = Field(0, ge=0, le=256, description="Pixels of black border on each side before a random crop; 0: none.")
     flip: bool = Field(False, description="Mirror images left to right with probability 0.5.")
     augmix: bool = Field(False, description="AugMix with severity 3, width 3, depth 4 (thesis A.1.3.1).")
+    autoaugment: Literal["none", "cifar", "imagenet"] = Field(
+        "none",
+        description="AutoAugment with the policy found on CIFAR-10 or on ImageNet (thesis A.1.5): two operations an "
+        "image, after crop and flip; what they uncover is black.",
+    )
+    random_erasing: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of images of which a rectangle of 0.02 to 1/3 of the area is erased with N(0, 1) noise after "
+        "normalisation (0.25 in DeiT, which thesis A.1.5 follows).",
+    )
     skip_corrupt: bool = Field(False, description="Leave out images that cannot be decoded, instead of stopping.")
 
 
@@ -89,19 +101,22 @@ class ModelSection(Section):
     )
 
 
+MethodName = Literal[
+    "single",
+    "mimo",
+    "linear-mixmo",
+    "cut-mixmo",
+    "mixshare",
+    "mixvit-embedding",
+    "mixvit-encoding",
+    "mixvit-unattributed",
+]
+
+
 class MethodSection(Section):
     """How M inputs become one mixed representation, and M predictions come out of it (METHODS 1 and 2)."""
 
-    name: Literal[
-        "single",
-        "mimo",
-        "linear-mixmo",
-        "cut-mixmo",
-        "mixshare",
-        "mixvit-embedding",
-        "mixvit-encoding",
-        "mixvit-unattributed",
-    ] = Field("single", description="single is the plain network: one input, one prediction.")
+    name: MethodName = Field("single", description="single is the plain network: one input, one prediction.")
     num_inputs: int = Field(1, ge=1, le=16, description="M: inputs per sample, and predictions. 1 for single only.")
     mask: Literal["rectangle", "horizontal", "vertical", "patchup", "fmix", "cowmask"] = Field(
         "rectangle", description="Shape of the binary mask of cut-mixmo, mixshare and mixvit (Table 3.3)."
@@ -162,8 +177,22 @@ class MethodSection(Section):
 class MsdaSection(Section):
     """Mixed-sample data augmentation in pixels (or, manifold-mixup, in features), before or without a method's mix."""
 
-    kind: Literal["none", "cutmix", "mixup", "manifold-mixup"] = Field("none", description="Which one.")
-    alpha: float = Field(1.0, gt=0, le=1000, description="The mixing ratio is drawn from Beta(alpha, alpha).")
+    kind: Literal["none", "cutmix", "mixup", "cutmix-mixup", "manifold-mixup"] = Field(
+        "none", description="Which one. cutmix-mixup does both at once: CutMix whose mask is not binary (thesis A.1.5)."
+    )
+    alpha: float = Field(
+        1.0,
+        gt=0,
+        le=1000,
+        description="The mixing ratio (cutmix, cutmix-mixup: the box's area) is drawn from Beta(alpha, alpha).",
+    )
+    mixup_alpha: float = Field(
+        0.8,
+        gt=0,
+        le=1000,
+        description="Of cutmix-mixup: the image's weight inside the box, and its partner's outside, is drawn from "
+        "Beta(mixup_alpha, mixup_alpha).",
+    )
     probability: float = Field(0.5, gt=0, le=1, description="Share of images (manifold-mixup: of batches) mixed.")
 
 

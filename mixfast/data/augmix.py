@@ -31,6 +31,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2.functional import equalize_image
 
+from mixfast.data.grouped import (
+    Place,
+    check_generator,
+    check_host_rng,
+    check_pixels,
+    plan_steps,
+    posterize_solarize,
+    to_device,
+)
+
 # AugMix's operations without those that overlap with CIFAR-100-C's corruptions (thesis A.1.3.1). The position is the
 # operation's code in `AugMixDraws.operations`.
 OPERATIONS = (
@@ -104,9 +114,10 @@ def augmix(
 
     Raises TypeError for an argument of the wrong type or dtype, ValueError for a wrong shape, range or device.
     """
-    _check_images(images)
+    check_pixels(images, "AugMix")
     _check_settings(severity, width, depth)
-    _check_generators(host_rng, generator, images.device)
+    check_host_rng(host_rng)
+    check_generator(generator, images.device)
     _check_normalisation(mean, std, images.shape[1])
     draws = draw_augmix(
         images.shape[0], severity=severity, width=width, depth=depth, host_rng=host_rng, generator=generator
@@ -138,7 +149,7 @@ def apply_augmix(images: Tensor, draws: AugMixDraws, *, mean: Sequence[float], s
         raise ValueError(f"draws must be for {batch} images, as images has, got draws for {draws.operations.shape[-1]}")
     mean_c, std_c = np.asarray(mean, dtype=np.float64), np.asarray(std, dtype=np.float64)
     affine_2c = np.stack([1 / (255 * std_c), -mean_c / std_c]).astype(np.float32)
-    scale_c11, shift_c11 = _to_device(affine_2c, images.device)[:, :, None, None]
+    scale_c11, shift_c11 = to_device(affine_2c, images.device)[:, :, None, None]
 
     chains_WBcHW = _run_chains(images, draws)
     mixed = images * (1 - draws.strength)[:, None, None, None]
@@ -149,54 +160,26 @@ def apply_augmix(images: Tensor, draws: AugMixDraws, *, mean: Sequence[float], s
 
 
 def _run_chains(images: Tensor, draws: AugMixDraws) -> Tensor:
-    """Every chain's last image, uint8 [W, B, c, H, W]; 8 bits between the operations too, as with PIL images."""
+    """Every chain's last image, uint8 [W, B, c, H, W]."""
     depth, width, batch = draws.operations.shape
-    plan, counts_D3 = _plan_groups(draws.operations)
-    rows, order_DN, codes_DN = _to_device(plan, images.device).split([depth + 1, depth, depth])
+    steps = plan_steps(draws.operations.reshape(depth, width * batch), _KIND_OF_CODE, batch, images.device)
     # Everything per step is put in the order of the groups, so that a group's parameters are a slice.
-    levels_DN = draws.levels.reshape(depth, -1).gather(1, order_DN)
-    signs_DN = draws.signs.reshape(depth, -1).gather(1, order_DN)
-    keep_DN, threshold_DN = _pointwise_parameters(codes_DN, levels_DN)
-    matrix_D6N = _sampling_matrices(codes_DN, levels_DN, signs_DN, images.shape[-2:])
+    levels_DN = draws.levels.reshape(depth, -1).gather(1, steps.order)
+    signs_DN = draws.signs.reshape(depth, -1).gather(1, steps.order)
+    keep_DN, threshold_DN = _pointwise_parameters(steps.codes, levels_DN)
+    matrix_6DN = _sampling_matrices(steps.codes, levels_DN, signs_DN, images.shape[-2:])
 
-    chains_NcHW = images.contiguous()
-    for step, counts in enumerate(counts_D3):
-        equalize_n, pointwise_n, geometric_n = rows[step].split(counts)
-        _, keep_n, _ = keep_DN[step].split(counts)
-        _, threshold_n, _ = threshold_DN[step].split(counts)
-        _, _, matrix_6n = matrix_D6N[step].split(counts, dim=1)
-        chains_NcHW = torch.cat(
-            [
-                equalize_image(chains_NcHW.index_select(0, equalize_n)),
-                _posterize_solarize(chains_NcHW.index_select(0, pointwise_n), keep_n, threshold_n),
-                _resample(chains_NcHW.index_select(0, geometric_n), matrix_6n),
-            ]
-        )
-    return chains_NcHW.index_select(0, rows[depth]).unflatten(0, (width, batch))
+    def equalize(pixels: Tensor, _: Place) -> Tensor:
+        return equalize_image(pixels)
 
+    def pointwise(pixels: Tensor, place: Place) -> Tensor:
+        return posterize_solarize(pixels, keep_DN[place], threshold_DN[place])
 
-def _plan_groups(operations_DWB: np.ndarray) -> tuple[np.ndarray, list[list[int]]]:
-    """Groups the chains of each step by the kernel that they need: equalise, pointwise, geometric.
+    def geometric(pixels: Tensor, place: Place) -> Tensor:
+        step, group = place
+        return _resample(pixels, matrix_6DN[:, step, group])
 
-    A step writes its groups one after the other and leaves the chains in that order, so the next step's indices name
-    rows of it: chains are gathered once a step and never scattered back.
-
-    Returns an int64 array [(D + 1) + D + D, N], one so that it is one copy to the device, holding
-        rows [D + 1, N] to gather at each step (the first: of the images) and, last, to restore the chains' order;
-        order [D, N], the chain that lies at each place after the step;
-        codes [D, N], the operation of that chain in the step;
-    and the sizes of each step's groups, [D][3].
-    """
-    depth, width, batch = operations_DWB.shape
-    codes_DN = operations_DWB.reshape(depth, width * batch)
-    kinds_DN = _KIND_OF_CODE[codes_DN]
-    order_DN = np.argsort(kinds_DN, axis=1, kind="stable")
-    place_DN = np.argsort(order_DN, axis=1)
-    later_rows = np.take_along_axis(place_DN[:-1], order_DN[1:], axis=1)
-    first_rows, last_rows = order_DN[:1] % batch, place_DN[-1:]
-    sorted_codes_DN = np.take_along_axis(codes_DN, order_DN, axis=1)
-    counts = [np.bincount(kinds_N, minlength=3).tolist() for kinds_N in kinds_DN]
-    return np.concatenate([first_rows, later_rows, last_rows, order_DN, sorted_codes_DN]), counts
+    return steps.run(images, (equalize, pointwise, geometric)).unflatten(0, (width, batch))
 
 
 def _pointwise_parameters(codes: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
@@ -207,14 +190,8 @@ def _pointwise_parameters(codes: Tensor, levels: Tensor) -> tuple[Tensor, Tensor
     return keep, torch.where(codes == _CODE["solarize"], threshold, 256).to(torch.int16)
 
 
-def _posterize_solarize(images: Tensor, keep: Tensor, threshold: Tensor) -> Tensor:
-    """uint8 [n, c, H, W]: keep the bits of `keep` [n], then invert what reaches `threshold` [n]."""
-    posterized = images & keep[:, None, None, None]
-    return torch.where(posterized >= threshold[:, None, None, None], 255 - posterized, posterized)
-
-
 def _sampling_matrices(codes: Tensor, levels: Tensor, signs: Tensor, size: tuple[int, int]) -> Tensor:
-    """Matrices (a, b, c, d, e, f) [D, 6, N]: output pixel (x, y) shows source (a x + b y + c, d x + e y + f).
+    """Matrices (a, b, c, d, e, f) [6, D, N]: output pixel (x, y) shows source (a x + b y + c, d x + e y + f).
 
     Coordinates are in pixels from the image's corner, pixel centres at halves. At most one of the five amounts below
     is not zero, so the sum of their effects is the operation drawn. Identity for operations that are not geometric.
@@ -234,7 +211,7 @@ def _sampling_matrices(codes: Tensor, levels: Tensor, signs: Tensor, size: tuple
     centre_x, centre_y = width / 2, height / 2
     offset_x = centre_x * (1 - cosine) + centre_y * sine + move_x
     offset_y = centre_y * (1 - cosine) - centre_x * sine + move_y
-    return torch.stack([cosine, shear_x - sine, offset_x, shear_y + sine, cosine, offset_y], dim=1)
+    return torch.stack([cosine, shear_x - sine, offset_x, shear_y + sine, cosine, offset_y])
 
 
 def _resample(images: Tensor, matrix_6n: Tensor) -> Tensor:
@@ -254,23 +231,6 @@ def _resample(images: Tensor, matrix_6n: Tensor) -> Tensor:
     return values.add_(_TRUNCATION_GUARD).to(torch.uint8).mul_(inside_nHW[:, None])
 
 
-def _to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """A copy on the device that the host does not wait for."""
-    tensor = torch.from_numpy(array)
-    if device.type == "cuda":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
-
-
-def _check_images(images: Tensor) -> None:
-    if not isinstance(images, Tensor):
-        raise TypeError(f"images must be a torch.Tensor, got {type(images).__name__}")
-    if images.dtype != torch.uint8:
-        raise TypeError(f"images must be uint8 (AugMix works on 8-bit pixels), got {images.dtype}")
-    if images.dim() != 4 or 0 in images.shape[1:]:
-        raise ValueError(f"images must have shape [B, c, H, W] with at least one pixel, got {tuple(images.shape)}")
-
-
 def _check_settings(severity: float, width: int, depth: int) -> None:
     if not isinstance(severity, Real):
         raise TypeError(f"severity must be a number, got {type(severity).__name__}")
@@ -281,15 +241,6 @@ def _check_settings(severity: float, width: int, depth: int) -> None:
             raise TypeError(f"{name} must be an int, got {type(value).__name__}")
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-
-
-def _check_generators(host_rng: np.random.Generator, generator: torch.Generator, device: torch.device) -> None:
-    if not isinstance(host_rng, np.random.Generator):
-        raise TypeError(f"host_rng must be a numpy.random.Generator, got {type(host_rng).__name__}")
-    if not isinstance(generator, torch.Generator):
-        raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
-    if generator.device != device:
-        raise ValueError(f"generator must be on the images' device {device}, got one on {generator.device}")
 
 
 def _check_normalisation(mean: Sequence[float], std: Sequence[float], channels: int) -> None:

@@ -14,7 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# An epoch's plan draws from the stream of its number; splits draw from streams that no epoch reaches.
+# An epoch's plan draws from the stream of its number; all else draws from streams that no epoch reaches. Those of a step
+# are these numbers plus the step's: what is drawn on the device, and on the host for AugMix and Manifold MixUp, and for
+# what came after them (apart, because Manifold MixUp may meet them in one step).
+STEP_STREAM = 2**62
+HOST_STREAM = 2**63
+IMAGE_STREAM = 2**63 + 2**62
 HOLDOUT_STREAM = 2**64 - 1
 
 
@@ -29,3 +34,8 @@ def random_keys(shape: tuple[int, ...], *, seed: int, stream: int) -> Tensor:
     generator = np.random.Philox(key=np.array([seed, stream], dtype=np.uint64))
     raw = generator.random_raw(math.prod(shape)) >> np.uint64(1)  # the sign bit stays clear
     return torch.from_numpy(raw.view(np.int64)).view(shape)
+
+
+def host_generator(*, seed: int, stream: int) -> np.random.Generator:
+    """A generator for draws on the host that is a pure function of (seed, stream), each in 0..2^64-1."""
+    return np.random.Generator(np.random.Philox(key=np.array([seed, stream], dtype=np.uint64)))

@@ -18,7 +18,6 @@ from mixfast.models import TokenCore
 ATTRIBUTIONS = ("none", "embedding", "encoding")
 PLACES = ("late", "early")
 TOKENS = ("mixed", "all")
-INFERENCES = ("separate", "sum", "alternating", "single")
 # Which subnetwork each token goes to in alternating inference: drawn once, the same for every image.
 ALTERNATION_SEED = 0
 
@@ -58,7 +57,7 @@ class MixViTNetwork(TokenNetwork):
         in_channels, generator: as for ``TokenNetwork``.
 
     Raises:
-        ValueError: a setting that is not one of these, or ``inference`` other than "separate" with all tokens.
+        ValueError: a setting that is not one of these.
     """
 
     def __init__(
@@ -78,26 +77,27 @@ class MixViTNetwork(TokenNetwork):
             ("attribution", attribution, ATTRIBUTIONS),
             ("place", place, PLACES),
             ("tokens", tokens, TOKENS),
-            ("inference", inference, INFERENCES),
         ):
             if value not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}")
-        if tokens == "all" and inference != "separate":
-            raise ValueError(f"inference must be 'separate' with all tokens, got {inference!r}")
         super().__init__(
             core,
             num_classes,
             num_inputs=num_inputs,
             in_channels=in_channels,
             shared_encoder=True,
-            inference="sum",
+            inference=None,
             generator=generator,
         )
-        self.inference, self.place, self.tokens = inference, place, tokens
+        self.place, self.tokens = place, tokens
+        self.set_inference(inference)
         self.sources: Sources | None = None
         if attribution != "none":
             self.sources = Sources(num_inputs, core.num_features, attribution == "encoding")
             self.sources.reset_parameters(generator)
+
+    def inferences(self) -> tuple[str, ...]:
+        return ("separate",) if self.tokens == "all" else ("separate", "sum", "alternating", "single")
 
     @property
     def early(self) -> bool:

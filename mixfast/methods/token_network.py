@@ -14,8 +14,6 @@ from mixfast.methods.network import Heads, HiddenMix, init_encoders
 from mixfast.mixing import all_from, single_mixing
 from mixfast.models import TokenCore
 
-INFERENCES = ("sum", "separate")
-
 
 class PatchEncoders(nn.Module):
     """One patch projection an input, or one for all: ``weight`` ``[M or 1, d, c, k, k]``, ``bias`` ``[M or 1, d]``."""
@@ -38,7 +36,7 @@ class TokenNetwork(nn.Module):
         shared_encoder, shared_head: one for all inputs instead of one each.
         encoder_init: "independent"; "same" values (thesis A.7.2); or "colinear", the same up to a positive factor each.
         inference: "sum", one pass for all subnetworks, whose tokens are averaged; or "separate", a pass for each with
-            its own tokens alone (4.3.1.2).
+            its own tokens alone (4.3.1.2); None: a subclass will choose.
         generator: draws all initial weights.
 
     Raises:
@@ -55,14 +53,13 @@ class TokenNetwork(nn.Module):
         shared_encoder: bool = False,
         shared_head: bool = False,
         encoder_init: str = "independent",
-        inference: str = "sum",
+        inference: str | None = "sum",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        if inference not in INFERENCES:
-            raise ValueError(f"inference must be one of {', '.join(INFERENCES)} for this method, got {inference!r}")
         self.num_inputs = num_inputs
-        self.inference = inference
+        if inference is not None:
+            self.set_inference(inference)
         self.encoder = PatchEncoders(core, 1 if shared_encoder else num_inputs, in_channels)
         self.core = core
         self.heads = Heads(1 if shared_head else num_inputs, num_classes, core.num_features)
@@ -73,6 +70,21 @@ class TokenNetwork(nn.Module):
         init_encoders(self.core, self.encoder.weight, encoder_init, generator)
         self.core.reset_parameters(generator)
         self.core.init_head(self.heads.weight, generator)
+
+    def inferences(self) -> tuple[str, ...]:
+        """The ways of inference that this network has, its own default first."""
+        return ("sum", "separate")
+
+    def set_inference(self, inference: str) -> None:
+        """Chooses how ``predict`` works; training is the same for all.
+
+        Raises:
+            ValueError: not one of ``inferences``.
+        """
+        known = self.inferences()
+        if inference not in known:
+            raise ValueError(f"inference must be one of {', '.join(known)} for this network, got {inference!r}")
+        self.inference = inference
 
     def forward(
         self, images: Tensor, mixing: Mixing, index: Tensor | None = None, hidden_mix: HiddenMix | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from difflib import get_close_matches
 
@@ -41,6 +42,13 @@ def check_positive(name: str, value: float) -> None:
     """Refuses zero, negative numbers and NaN; infinity passes."""
     if not value > 0:
         raise ValueError(f"{name} must be greater than 0, got {value!r}")
+
+
+def check_concentration(name: str, value: float) -> None:
+    """Refuses anything but a positive, finite number."""
+    check_positive(name, value)
+    if math.isinf(value):
+        raise ValueError(f"{name} must be finite, got {value!r}")
 
 
 def check_count(name: str, value: int, minimum: int) -> None:

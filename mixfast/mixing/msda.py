@@ -12,12 +12,12 @@ import torch
 from mixfast_kernels import Mixing
 from torch import Tensor
 
-from mixfast.mixing._arguments import check_name, check_probability, checked_grid
+from mixfast.mixing._arguments import check_concentration, check_name, check_probability, checked_grid
 from mixfast.mixing.draw import linear_mixing
 from mixfast.mixing.ratios import draw_ratios
 from mixfast.mixing.rectangle import draw_box
 
-PIXEL_MIXINGS = ("cutmix", "mixup")
+PIXEL_MIXINGS = ("cutmix", "mixup", "cutmix-mixup")
 """Kinds of mixing that happen in pixels."""
 
 
@@ -28,15 +28,18 @@ def draw_pixel_mixing(
     alpha: float,
     probability: float,
     *,
+    mixup_alpha: float = 0.8,
     generator: torch.Generator | None,
     device: torch.device | str,
 ) -> Mixing:
     """A mix of each of N images with its partner.
 
     CutMix shows the main image inside a box of area ``lambda ~ Beta(alpha, alpha)`` and the partner outside it
-    (METHODS 7); MixUp weighs them by ``lambda`` and ``1 - lambda``. Images are mixed with ``probability`` each; the
-    others get weight 1 for the main image everywhere, in the same tensors. A plain network's label share is
-    ``ratios()[:, 0]`` of the result. Draws lambda, then who is mixed, then the boxes.
+    (METHODS 7); MixUp weighs them by ``lambda`` and ``1 - lambda``; both at once weigh them by ``l'`` and ``1 - l'`` in
+    CutMix's box and the other way round outside it, ``l' ~ Beta(mixup_alpha, mixup_alpha)`` (thesis A.1.5, METHODS 1).
+    Images are mixed with ``probability`` each; the others get weight 1 for the main image everywhere, in the same
+    tensors. A plain network's label share is ``ratios()[:, 0]`` of the result. Draws lambda, then who is mixed, then the
+    boxes, then l'.
 
     Args:
         kind: one of ``PIXEL_MIXINGS``.
@@ -44,17 +47,19 @@ def draw_pixel_mixing(
         grid: ``(H, W)`` in pixels.
         alpha: concentration of the Beta distribution, positive and finite.
         probability: that an image is mixed, in 0..1.
+        mixup_alpha: as alpha, for l'; of ``cutmix-mixup`` only.
         generator: source of all randomness, on ``device``; None is torch's global one.
         device: where to draw.
 
     Returns:
-        A ``Mixing`` of two inputs on the pixel grid; for CutMix with a box, for MixUp without a zone.
+        A ``Mixing`` of two inputs on the pixel grid; for MixUp without a zone, else with a box.
 
     Raises:
         ValueError: an argument is not as above.
     """
     check_name("pixel mixing", kind, PIXEL_MIXINGS)
     check_probability("probability", probability)
+    check_concentration("mixup_alpha", mixup_alpha)
     grid = checked_grid(grid)
     ratios_NS = draw_ratios(batch, 2, alpha, generator=generator, device=device)
     is_mixed_N1 = torch.rand((batch, 1), generator=generator, device=device) < probability
@@ -63,7 +68,12 @@ def draw_pixel_mixing(
     if kind == "mixup":
         return linear_mixing(torch.where(is_mixed_N1, ratios_NS, main_NS), grid)
     box = draw_box(ratios_NS[:, 0], grid, generator=generator)
-    return Mixing(main_NS, torch.where(is_mixed_N1, 1 - main_NS, main_NS), grid, box=box)
+    inside_NS = main_NS
+    if kind == "cutmix-mixup":
+        inside_NS = draw_ratios(batch, 2, mixup_alpha, generator=generator, device=device)
+    return Mixing(
+        torch.where(is_mixed_N1, inside_NS, main_NS), torch.where(is_mixed_N1, 1 - inside_NS, main_NS), grid, box=box
+    )
 
 
 def visible_share(pixel_mixing: Mixing, slot_weights: Tensor) -> Tensor:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-from mixfast.mixing._arguments import check_count, check_generator, check_positive
+from mixfast.mixing._arguments import check_concentration, check_count, check_generator, check_positive
 
 
 def draw_ratios(
@@ -34,9 +32,7 @@ def draw_ratios(
     """
     check_count("batch", batch, 0)
     check_count("num_inputs", num_inputs, 1)
-    check_positive("alpha", alpha)
-    if math.isinf(alpha):
-        raise ValueError(f"alpha must be finite, got {alpha!r}")
+    check_concentration("alpha", alpha)
     check_generator(generator, torch.device(device))
     concentration = torch.full((batch, num_inputs), alpha + 1, dtype=torch.float32, device=device)
     gamma = torch._standard_gamma(concentration, generator=generator)

@@ -15,7 +15,7 @@ from mixfast.evaluation import (
     encoder_sharing_rate,
     evaluate_logits,
 )
-from mixfast.methods import Network
+from mixfast.methods import Network, TokenNetwork
 from mixfast.models import TokenCore
 from mixfast.training.checkpoint import CheckpointError
 from mixfast.training.evaluating import predict_logits
@@ -45,6 +45,7 @@ def assess(
     data_name: str | None = None,
     split: str = "test",
     average: str | None = None,
+    inference: str | None = None,
     analysis: bool = False,
 ) -> Assessment:
     """Evaluates the selected weights of every network in the runs at ``paths``, as one ensemble.
@@ -55,12 +56,13 @@ def assess(
         data_name: evaluate on this data set, normalised as the run's own is; by default the run's own.
         split: which of its splits.
         average: ``logits`` or ``probabilities``; by default as the first run says.
+        inference: a transformer's way of making its predictions (thesis tables 4.1 and 4.6); by default the run's own.
         analysis: also active filters and feature sharing of each network (thesis A.5.4 and 3.4.1).
 
     Raises:
         RunError: no run at a path.
         CheckpointError: a run without weights.
-        ValueError: runs of other data or classes.
+        ValueError: runs of other data or classes, or an inference that a network does not have.
     """
     networks = [entry for path in paths for entry in _networks_of(path)]
     first = networks[0][0]
@@ -75,12 +77,20 @@ def assess(
     logits, analyses = [], {}
     for config, run in networks:
         network = load_network(config, run, data).to(device)
+        if inference is not None:
+            _choose_inference(network, inference, run)
         logits.append(predict_logits(network, data, first.evaluation.batch_size))
         if analysis:
             analyses[str(run.path)] = _analysis(network)
     average = average or first.evaluation.average
     metrics = evaluate_logits(concatenate_members(logits), data.labels, average)
     return Assessment(data.name, data.split, len(data), average, metrics.to_dict(), analyses)
+
+
+def _choose_inference(network: Network, inference: str, run: RunDirectory) -> None:
+    if not isinstance(network, TokenNetwork):
+        raise ValueError(f"inference is {inference}, but {run.path} is a convolutional network, which has one way only")
+    network.set_inference(inference)
 
 
 def _networks_of(path: str) -> list[tuple[Config, RunDirectory]]:

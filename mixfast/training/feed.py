@@ -9,22 +9,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from mixfast_kernels import Mixing, augment
+from mixfast_kernels import Mixing
 from torch import Tensor
 
 from mixfast.config import Config
-from mixfast.data.augmix import augmix
 from mixfast.data.image_set import ImageSet
-from mixfast.data.randomness import random_keys
+from mixfast.data.randomness import HOST_STREAM, STEP_STREAM, host_generator, random_keys
 from mixfast.data.sampler import BatchPlan, EpochPlan, plan_epoch
 from mixfast.methods import HiddenMix, Method, Moment
 from mixfast.mixing import draw_pixel_mixing, draw_ratios, keep_main_predominant, visible_share
-
-# Streams of the seed, apart from those of the epoch plans (the epoch's number) and the validation split.
-STEP_STREAM = 2**62
-HOST_STREAM = 2**63
+from mixfast.training.views import ViewMaker
 
 
 @dataclass(frozen=True)
@@ -64,10 +59,11 @@ class Feed:
     def __init__(
         self, data: ImageSet, method: Method, config: Config, grid: tuple[int, int], dtype: torch.dtype = torch.float32
     ) -> None:
-        self.data, self.method, self.config, self.grid, self.dtype = data, method, config, grid, dtype
+        self.data, self.method, self.config, self.grid = data, method, config, grid
         self.device = data.images.device
         self.generator = torch.Generator(self.device)
         self.batch_size = config.training.batch_size
+        self.make_views = ViewMaker(data, config, self.generator, dtype)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -110,10 +106,10 @@ class Feed:
     def _views(self, slots: BatchPlan, mixing: Mixing, global_step: int) -> Views:
         count = len(slots.images)
         if self.config.msda.kind in ("none", "manifold-mixup"):
-            return Views(self._augmented(slots.images[:, None], None, global_step))
+            return Views(self.make_views(slots.images[:, None], None, global_step))
         partner = torch.randint(len(self.data), (count,), generator=self.generator, device=self.device)
         pixel_mixing, share = self._pixel_mixing(slots, mixing)
-        images = self._augmented(torch.stack((slots.images, partner), 1), pixel_mixing, global_step)
+        images = self.make_views(torch.stack((slots.images, partner), 1), pixel_mixing, global_step)
         return Views(images, self.data.labels[partner], share)
 
     def _pixel_mixing(self, slots: BatchPlan, mixing: Mixing) -> tuple[Mixing, Tensor]:
@@ -125,6 +121,7 @@ class Feed:
             self.data.image_shape,
             settings.alpha,
             settings.probability,
+            mixup_alpha=settings.mixup_alpha,
             generator=self.generator,
             device=self.device,
         )
@@ -142,45 +139,6 @@ class Feed:
         )
         return drawn, visible_share(spread, slot_weights).view(slots.slots.shape)
 
-    def _augmented(self, index: Tensor, pixel_mixing: Mixing | None, global_step: int) -> Tensor:
-        """Crops, flips, blends and normalises: ``index`` int64 ``[V, S]`` to float ``[V, c, H, W]``."""
-        settings = self.config.data
-        mean, std = self.data.mean, self.data.std
-        crop = flip = None
-        if settings.pad > 0:
-            offsets = 2 * settings.pad + 1
-            crop = torch.randint(offsets, (*index.shape, 2), generator=self.generator, device=self.device)
-        if settings.flip:
-            flip = torch.rand(index.shape, generator=self.generator, device=self.device) < 0.5
-        if not settings.augmix:
-            return augment(
-                self.data.images,
-                index=index,
-                crop=crop,
-                flip=flip,
-                pad=settings.pad,
-                mixing=pixel_mixing,
-                mean=mean,
-                std=std,
-                dtype=self.dtype,
-            )
-        # AugMix works on whole images, so each source is augmented first and blended after it.
-        key = np.array([self.config.seed, HOST_STREAM + global_step], dtype=np.uint64)
-        host_rng = np.random.Generator(np.random.Philox(key=key))
-        pixels = augment(
-            self.data.images,
-            index=index.reshape(-1, 1),
-            crop=None if crop is None else crop.reshape(-1, 1, 2),
-            flip=None if flip is None else flip.reshape(-1, 1),
-            pad=settings.pad,
-            dtype=torch.uint8,
-        )
-        augmented = augmix(pixels, host_rng=host_rng, generator=self.generator, mean=mean, std=std).to(self.dtype)
-        if pixel_mixing is None:
-            return augmented
-        main, partner = augmented.unflatten(0, index.shape).unbind(1)
-        return partner + pixel_mixing.weights()[:, :1].to(self.dtype) * (main - partner)
-
     def _manifold_mixup(
         self, target: Tensor, global_step: int
     ) -> tuple[HiddenMix | None, Tensor | None, Tensor | None]:
@@ -191,8 +149,7 @@ class Feed:
         on the host because it chooses which code runs.
         """
         settings = self.config.msda
-        key = np.array([self.config.seed, HOST_STREAM + global_step], dtype=np.uint64)
-        host_rng = np.random.Generator(np.random.Philox(key=key))
+        host_rng = host_generator(seed=self.config.seed, stream=HOST_STREAM + global_step)
         if host_rng.random() >= settings.probability:
             return None, None, None
         depth = int(host_rng.integers(MANIFOLD_DEPTHS))

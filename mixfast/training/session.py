@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from mixfast.config import Config, plain_baseline
+from mixfast.config import Config, other_method, plain_baseline
 from mixfast.data import ImageSet, load_split, validation_split
 from mixfast.evaluation import concatenate_members, evaluate_logits
 from mixfast.methods import METHODS, Method, Network, create_model
@@ -80,6 +80,11 @@ def build_network(config: Config, data: ImageSet) -> tuple[Network, Method]:
         ValueError: backbone, method and images do not fit together.
     """
     method = METHODS[config.method.name].from_settings(config.method.model_dump())
+    if config.msda.kind == "manifold-mixup" and is_transformer(config.model.name):
+        raise ValueError(
+            f"msda.kind is manifold-mixup and model.name is {config.model.name}: it is defined for convolutional stages; "
+            "set msda.kind=mixup or cutmix"
+        )
     network = create_model(
         config.model.name,
         num_classes=data.num_classes,
@@ -106,7 +111,7 @@ def member_runs(config: Config, run: RunDirectory) -> list[tuple[Config, RunDire
         return [(config, run)]
     return [
         (
-            config.replace(seed=config.seed + member, ensemble={"members": 1}, baseline=False),
+            config.replace(seed=config.seed + member, ensemble={"members": 1}, baseline=False, beside=()),
             RunDirectory(run.path / f"member-{member}"),
         )
         for member in range(config.ensemble.members)
@@ -129,7 +134,8 @@ class Session:
     def start(self, stop: StopRequest) -> bool:
         """Begins a new run; False when stopped before its end. See ``resume``."""
         # What cannot work is found out before anything is written.
-        build_network(self.config, self.splits.train)
+        for config in (self.config, *(other_method(self.config, name) for name in self.config.beside)):
+            build_network(config, self.splits.train)
         self.run.create(self.config)
         return self.resume(stop)
 
@@ -147,14 +153,21 @@ class Session:
         summaries = [run.read_summary() for _, run in members]
         if len(members) > 1:
             self.run.write_summary(self._ensemble_summary(logits, summaries))
-        baseline = None
-        if self.config.baseline:
-            config, run = self._baseline_run()
+        compared = {}
+        for name, config, run in self._runs_beside():
             if not self._train(config, run, stop):
                 return False
-            baseline = run.read_summary()
-        self.console.print(summary_table(self.config, self.run.read_summary(), baseline, self.splits.test.split))
+            compared[name] = run.read_summary()
+        self.console.print(summary_table(self.config, self.run.read_summary(), compared, self.splits.test.split))
         return True
+
+    def _runs_beside(self) -> list[tuple[str, Config, RunDirectory]]:
+        """What is trained for comparison: a title, and the run."""
+        runs = [("plain, same steps", *self._baseline_run())] if self.config.baseline else []
+        others = [
+            (name, other_method(self.config, name), RunDirectory(self.run.path / name)) for name in self.config.beside
+        ]
+        return [*runs, *others]
 
     def _baseline_run(self) -> tuple[Config, RunDirectory]:
         steps_per_epoch = len(self.splits.train) // (self.config.training.batch_size // self.config.data.repetition)

@@ -24,8 +24,8 @@ def summary_of(
     return {**figures, "params": params, "images_per_second": images_per_second, "epochs": epochs, "seconds": seconds}
 
 
-def summary_table(config: Config, summary: dict[str, Any], baseline: dict[str, Any] | None, split: str) -> Table:
-    """The ensemble, each subnetwork, and the plain network trained beside it where there is one."""
+def summary_table(config: Config, summary: dict[str, Any], compared: dict[str, dict[str, Any]], split: str) -> Table:
+    """The ensemble, each subnetwork, and the networks trained beside it, by their titles."""
     table = Table(title=f"{config.about.title} ({split} split)", box=box.SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)
     for heading in ("top-1 %", "NLL", "NLLc", "ECE %", "d_re", "params", "samples/s"):
@@ -34,8 +34,8 @@ def summary_table(config: Config, summary: dict[str, Any], baseline: dict[str, A
     table.add_row("ensemble" if len(members) > 1 else "network", *_cells(summary))
     for number, top1 in enumerate(members if len(members) > 1 else [], 1):
         table.add_row(f"  subnetwork {number}", f"{100 * top1:.2f}")
-    if baseline is not None:
-        table.add_row("plain, same steps", *_cells(baseline), style="dim")
+    for title, figures in compared.items():
+        table.add_row(title, *_cells(figures), style="dim")
     return table
 
 

@@ -34,6 +34,9 @@ def test_cases_are_what_their_names_say(case, small_batches, few_images):
     assert len(batch.images) == views
     assert (batch.other is not None) == ("cutmix" in case.name)
     assert config.data.augmix == ("augmix" in case.name)
+    assert (config.data.autoaugment != "none") == ("autoaugment" in case.name)
+    assert (config.data.random_erasing > 0) == ("erasing" in case.name)
+    assert config.msda.kind == next((kind for kind in ("cutmix-mixup", "cutmix") if kind in case.name), "none")
     pipeline = Pipeline(case.name, config, few_images)
     assert pipeline.floor_bytes == views * 3 * 16 * 16 * (1 + 4)
 

@@ -163,8 +163,11 @@ def test_a_step_compiles_to_one_graph(make_network, images):
         ({"attribution": "encodng"}, "attribution must be one of none, embedding, encoding; got 'encodng'"),
         ({"place": "middle"}, "place must be one of late, early; got 'middle'"),
         ({"tokens": "some"}, "tokens must be one of mixed, all; got 'some'"),
-        ({"inference": "mean"}, "inference must be one of separate, sum, alternating, single; got 'mean'"),
-        ({"tokens": "all", "inference": "sum"}, "inference must be 'separate' with all tokens, got 'sum'"),
+        (
+            {"inference": "mean"},
+            "inference must be one of separate, sum, alternating, single for this network, got 'mean'",
+        ),
+        ({"tokens": "all", "inference": "sum"}, "inference must be one of separate for this network, got 'sum'"),
     ],
 )
 def test_wrong_settings_are_refused(change, message):

@@ -94,7 +94,7 @@ def test_mixshare_needs_convolutions():
 
 
 def test_an_unknown_inference_is_refused():
-    with pytest.raises(ValueError, match="inference must be one of sum, separate for this method, got 'single'"):
+    with pytest.raises(ValueError, match="inference must be one of sum, separate for this network, got 'single'"):
         mixfast.create_model("convit64-1", num_classes=3, method="mimo", num_inputs=2, inference="single", image_size=8)
 
 

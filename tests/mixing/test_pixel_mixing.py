@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from mixfast_kernels import Mixing
+from scipy import stats
 
 from mixfast.mixing import (
     MASKS,
@@ -83,6 +84,37 @@ def test_mixup_weighs_images_by_lambda(generator):
     assert torch.equal(mixing.ratios(), draw_ratios(64, 2, 0.5, generator=generator(), device="cpu"))
 
 
+def test_both_at_once_weigh_the_zones_of_cutmix_the_other_way_round(generator):
+    """The box is CutMix's from the same draws; l' is Beta(mixup_alpha, mixup_alpha), whatever the box's area."""
+    images, alpha = 4_000, 0.8
+    both = draw_pixel_mixing(
+        "cutmix-mixup", images, (16, 12), 1.0, 1.0, mixup_alpha=alpha, generator=generator(), device="cpu"
+    )
+    cutmix = draw_pixel_mixing("cutmix", images, (16, 12), 1.0, 1.0, generator=generator(), device="cpu")
+    assert torch.equal(both.box, cutmix.box)
+    ratio = both.inside[:, 0].double()
+    torch.testing.assert_close(both.inside[:, 1].double(), 1 - ratio, rtol=0, atol=1e-6)
+    torch.testing.assert_close(both.outside, both.inside.flip(1), rtol=0, atol=1e-6)
+    assert stats.kstest(ratio.numpy(), stats.beta(alpha, alpha).cdf).pvalue > 1e-3
+    assert abs(np.corrcoef(ratio.numpy(), both.area().numpy())[0, 1]) < 4 / math.sqrt(images)
+    share = both.ratios()[:, 0]
+    for n in range(32):
+        top, left, bottom, right = both.box[n].tolist()
+        expected = torch.full((16, 12), 1 - ratio[n].item(), dtype=torch.float64)
+        expected[top:bottom, left:right] = ratio[n]
+        torch.testing.assert_close(both.weights()[n, 0].double(), expected, rtol=0, atol=1e-6)
+        assert share[n].item() == pytest.approx(expected.mean().item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["cutmix", "mixup"])
+def test_the_concentration_of_mixup_changes_no_other_kind(generator, kind):
+    first, second = (
+        draw_pixel_mixing(kind, 9, (8, 8), 1.0, 0.5, mixup_alpha=alpha, generator=generator(), device="cpu")
+        for alpha in (0.1, 10.0)
+    )
+    assert torch.equal(first.weights(), second.weights())
+
+
 @pytest.mark.parametrize("kind", PIXEL_MIXINGS)
 @pytest.mark.parametrize("mask", [*MASKS, None])
 @pytest.mark.parametrize("num_inputs", [2, 3])
@@ -150,6 +182,9 @@ def test_bad_arguments_are_refused(generator):
         draw_pixel_mixing("cutmx", 2, (4, 4), 1.0, 0.5, generator=generator(), device="cpu")
     with pytest.raises(ValueError, match="probability must lie in 0..1, got -0.1"):
         draw_pixel_mixing("mixup", 2, (4, 4), 1.0, -0.1, generator=generator(), device="cpu")
+    for alpha, reason in ((0.0, "greater than 0, got 0.0"), (math.inf, "finite, got inf")):
+        with pytest.raises(ValueError, match=f"mixup_alpha must be {reason}"):
+            draw_pixel_mixing("mixup", 2, (4, 4), 1.0, 0.5, mixup_alpha=alpha, generator=generator(), device="cpu")
     mixing = draw_pixel_mixing("mixup", 2, (4, 4), 1.0, 0.5, generator=generator(), device="cpu")
     with pytest.raises(ValueError, match=r"slot_weights must have the shape \[2, H', W'\].*got \(3, 4, 4\)"):
         visible_share(mixing, torch.ones(3, 4, 4))

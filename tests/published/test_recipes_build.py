@@ -115,7 +115,8 @@ def test_every_network_of_the_tables_was_counted():
 
 def feed_settings(config: Config) -> str:
     """All that a batch depends on, the images aside."""
-    data = config.data.model_dump(include={"repetition", "views", "input_repetition", "pad", "flip", "augmix"})
+    keys = {"repetition", "views", "input_repetition", "pad", "flip", "augmix", "autoaugment", "random_erasing"}
+    data = config.data.model_dump(include=keys)
     return f"{config.method} {config.msda} {data} {config.training.batch_size}"
 
 

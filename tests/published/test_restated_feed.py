@@ -16,7 +16,7 @@ from view_search import MEAN, STD, ViewSearch, random_image_set
 from mixfast.config import Config
 from mixfast.config.layers import Layer, build
 from mixfast.methods import METHODS, Method, Moment
-from mixfast.training import feed as feed_module
+from mixfast.training import views as views_module
 from mixfast.training.feed import Batch, Feed
 
 IMAGES, SIDE, STEPS = 26, 8, 2
@@ -219,7 +219,7 @@ def test_cutmix_after_augmix(monkeypatch):
         values = pixels.double() / 255
         return (values - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
 
-    monkeypatch.setattr(feed_module, "augmix", without_operations)
+    monkeypatch.setattr(views_module, "augmix", without_operations)
     plain = config_of(CUT_ALWAYS, CUTMIX, TWICE)
     with_augmix = config_of(CUT_ALWAYS, CUTMIX, TWICE, {"data": {"augmix": True}})
     for (batch, _), (expected, _) in zip(drawn(feed_of(with_augmix)), drawn(feed_of(plain)), strict=True):
@@ -358,8 +358,9 @@ def flat(batch: Batch) -> dict[str, torch.Tensor]:
         [CUT, CUTMIX, TWICE],
         [{"method": {**HEADS, "heads": "random"}}, MIXUP],
         [{"msda": {"kind": "manifold-mixup", "probability": 1.0}}, {"data": {"augmix": True}}],
+        [CUT, {"msda": {"kind": "cutmix-mixup"}}, {"data": {"autoaugment": "cifar", "random_erasing": 0.5}}],
     ],
-    ids=["cut + cutmix", "random heads + mixup", "manifold mixup + augmix"],
+    ids=["cut + cutmix", "random heads + mixup", "manifold mixup + augmix", "augmentations of vision transformers"],
 )
 def test_a_batch_is_a_function_of_seed_epoch_and_step(sections):
     config = config_of(*sections)

@@ -35,11 +35,38 @@ def test_a_row_is_named_after_its_pieces():
             assert name == "-".join(recipe.extends)
 
 
+# What vision transformers train with, for whoever extends it: no recipe has to.
+AUGMENTATIONS = {
+    "autoaugment-cifar": {"data.autoaugment": "cifar"},
+    "autoaugment-imagenet": {"data.autoaugment": "imagenet"},
+    "random-erasing": {"data.random_erasing": 0.25},
+    "cutmix-mixup": {"msda.kind": "cutmix-mixup", "msda.probability": 1.0},
+    "label-smoothing": {"training.label_smoothing": 0.1},
+}
+
+
 def test_every_piece_is_used_and_none_has_the_name_of_a_recipe():
     bases, recipes = catalogue.catalogue().bases, catalogue.catalogue().recipes
     used = {name for piece in [*bases.values(), *recipes.values()] for name in piece.extends}
-    assert set(bases) == used - set(recipes)
+    assert set(bases) == used - set(recipes) | set(AUGMENTATIONS)
     assert not set(bases) & set(recipes)
+
+
+@pytest.mark.parametrize("piece", AUGMENTATIONS)
+def test_the_augmentations_of_vision_transformers(piece, tmp_path):
+    def recipe(*pieces: str) -> Config:
+        file = tmp_path / "own.yaml"
+        file.write_text(f"extends: [cifar10, wrn28-2, vanilla, {', '.join(pieces)}]")
+        return load_recipe(file)
+
+    plain, own = recipe(), recipe(piece)
+    changed = {line.split(":")[0] for line in differences(plain, own)} - {"about.title"}
+    assert changed == set(AUGMENTATIONS[piece])
+    for key, value in AUGMENTATIONS[piece].items():
+        section, name = key.split(".")
+        assert getattr(getattr(own, section), name) == value
+    if piece == "cutmix-mixup":
+        assert (own.msda.alpha, own.msda.mixup_alpha) == (1.0, 0.8)
 
 
 # ---------------------------------------------------------------------------------------------------- the tables

@@ -39,6 +39,27 @@ VARIANTS = {
         "data.views=shared",
         "data.input_repetition=0.25",
     ),
+    # Stochastic depth draws from torch's own generator, in the network.
+    "mixvit": (
+        "model.name=convit32-1",
+        "model.patch_size=2",
+        "model.drop_path=0.2",
+        "method.name=mixvit-encoding",
+        "method.probability=0.5",
+        "optimizer.name=adamw",
+        "optimizer.lr=0.002",
+        "optimizer.decay_vectors=false",
+        "training.label_smoothing=0.1",
+    ),
+    "augmentations": (
+        "data.pad=1",
+        "data.flip=true",
+        "data.autoaugment=cifar",
+        "data.random_erasing=0.25",
+        "msda.kind=cutmix-mixup",
+        "msda.probability=1.0",
+        "training.label_smoothing=0.1",
+    ),
     "manifold": (
         "method.name=single",
         "method.num_inputs=1",

@@ -46,6 +46,96 @@ def test_a_run_directory_holds_what_it_promises(small_config, run_session, conso
     assert "subnetwork 2" in table and "plain, same steps" in table
 
 
+MIXVIT = (
+    "model.name=convit32-1",
+    "model.patch_size=2",
+    "method.name=mixvit-embedding",
+    "method.probability=0.5",
+    "optimizer.name=adamw",
+    "optimizer.lr=0.002",
+)
+
+
+def test_methods_beside_one_another(small_config, run_session, console, tmp_path):
+    path = tmp_path / "run"
+    config = small_config(*MIXVIT, "baseline=true", "beside=[mixvit-encoding]", "schedule.max_steps=12")
+    assert run_session(config, path)
+    for name, method in (("", "mixvit-embedding"), ("single", "single"), ("mixvit-encoding", "mixvit-encoding")):
+        run = RunDirectory(path / name)
+        assert run.read_config().method.name == method and run.read_summary() is not None
+        assert torch.load(run.last, weights_only=True)["position"]["step"] == 12
+    assert [title in console.file.getvalue() for title in ("plain, same steps", "mixvit-encoding")] == [True, True]
+
+
+def test_eval_with_another_inference(small_config, run_session, tmp_path):
+    """Table 4.6: one trained network, four ways to predict."""
+    path = str(tmp_path / "run")
+    run_session(small_config(*MIXVIT, "schedule.max_steps=30"), path)
+    results = {way: assess([path], inference=way).metrics for way in ("separate", "sum", "alternating", "single")}
+    assert results["separate"]["nll"] == pytest.approx(assess([path]).metrics["nll"])
+    assert len({metrics["nll"] for metrics in results.values()}) == 4
+    assert {way: len(metrics["members"]) for way, metrics in results.items()} == {
+        "separate": 2,
+        "sum": 2,
+        "alternating": 2,
+        "single": 1,
+    }
+    assert results["single"]["top1"] == results["separate"]["members"][0]
+    analysed = assess([path], analysis=True).analysis[path]
+    assert set(analysed) == {"encoder sharing", "classifier sharing"}
+
+
+def test_eval_of_a_convolutional_network_has_one_inference(small_config, run_session, tmp_path):
+    path = str(tmp_path / "run")
+    run_session(small_config("schedule.max_steps=5"), path)
+    with pytest.raises(ValueError, match="inference is separate, but .* is a convolutional network"):
+        assess([path], inference="separate")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("model.patch_size=3",), "image_size"),
+        (("model.name=convit30-1",), "multiple of 32"),
+        (("model.name=wrn10-1",), "only vision transformers take it"),
+        (("model.name=wrn10-1", "model.patch_size=null"), "MixViT needs a transformer"),
+        (
+            (
+                "msda.kind=manifold-mixup",
+                "method.name=single",
+                "method.num_inputs=1",
+                "method.alpha=null",
+                "data.repetition=1",
+            ),
+            "msda.kind is manifold-mixup and model.name is convit32-1",
+        ),
+    ],
+)
+def test_transformers_that_cannot_be_are_refused_before_anything_is_written(
+    overrides, message, small_config, run_session, tmp_path
+):
+    with pytest.raises(ValueError, match=message):
+        run_session(small_config(*MIXVIT, *overrides), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_weight_decay_spares_vectors_where_asked(small_config, cpu_network):
+    for spared, groups in ((False, 1), (True, 2)):
+        config = small_config(*MIXVIT, f"optimizer.decay_vectors={'false' if spared else 'true'}")
+        optimiser = optimisers.make_optimiser(config, cpu_network, torch.device("cpu"))
+        assert [group["weight_decay"] for group in optimiser.param_groups] == [config.optimizer.weight_decay, 0.0][
+            :groups
+        ]
+        assert sum(len(group["params"]) for group in optimiser.param_groups) == len(list(cpu_network.parameters()))
+
+
+@pytest.fixture
+def cpu_network():
+    return create_model(
+        "convit32-1", num_classes=10, method="mixvit-embedding", num_inputs=2, image_size=8, in_channels=1
+    )
+
+
 def test_eval_repeats_the_summary_and_joins_runs_into_an_ensemble(small_config, run_session, tmp_path):
     for seed in (0, 1):
         run_session(small_config(f"seed={seed}"), tmp_path / str(seed))
@@ -155,11 +245,10 @@ def test_a_compiled_run_is_resumed_bit_for_bit_too(small_config, run_session, tm
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_apex_is_refused_where_its_kernels_are_not(small_config, monkeypatch):
+def test_apex_is_refused_where_its_kernels_are_not(small_config, cpu_network):
     config = small_config("optimizer.implementation=apex", "training.device=cuda")
-    parameters = [torch.nn.Parameter(torch.zeros(2))]
     with pytest.raises(UnavailableError, match="amp_C"):
-        optimisers.make_optimiser(config, parameters, torch.device("cuda"))
+        optimisers.make_optimiser(config, cpu_network, torch.device("cuda"))
 
 
 def test_unknown_devices_are_refused():

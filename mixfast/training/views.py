@@ -1,0 +1,91 @@
+"""Views: training images as a network sees them, made on the device without a Python call per image.
+
+Legend: V views, S sources each (1, or 2 where pixels are mixed), N = V * S sources in all.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from mixfast_kernels import Mixing, augment
+from torch import Tensor
+
+from mixfast.config import Config
+from mixfast.data.augmix import augmix
+from mixfast.data.autoaugment import AutoAugment
+from mixfast.data.erasing import random_erasing
+from mixfast.data.image_set import ImageSet
+from mixfast.data.randomness import HOST_STREAM, IMAGE_STREAM, host_generator
+
+Windows = dict[str, Tensor | int | None]
+"""What sources show of which images: the arguments index, crop, flip and pad of ``augment``."""
+
+
+class ViewMaker:
+    """Makes the views of a step: crop and flip, image operations, normalise, erase, blend.
+
+    Args:
+        data: the images, on the training device.
+        config: the section ``data``, and the seed.
+        generator: on that device; whenever views are made, its state must be the step's own.
+        dtype: of the views.
+    """
+
+    def __init__(self, data: ImageSet, config: Config, generator: torch.Generator, dtype: torch.dtype) -> None:
+        self.data, self.settings, self.seed = data, config.data, config.seed
+        self.generator, self.dtype = generator, dtype
+        policy = config.data.autoaugment
+        self.autoaugment = None if policy == "none" else AutoAugment(policy, data.image_shape, data.images.device)
+
+    def __call__(self, index: Tensor, mixing: Mixing | None, global_step: int) -> Tensor:
+        """``index`` int64 ``[V, S]`` into the images, and how S > 1 sources are blended, to float ``[V, c, H, W]``."""
+        settings = self.settings
+        windows = self._windows(index)
+        if not (settings.augmix or self.autoaugment or settings.random_erasing > 0):
+            return self._normalised(self.data.images, mixing=mixing, **windows)
+        # What works on whole images takes every source by itself, and the sources are blended last.
+        image_rng = host_generator(seed=self.seed, stream=IMAGE_STREAM + global_step)
+        images = self._sources(_one_by_one(windows), image_rng, global_step)
+        if settings.random_erasing > 0:
+            images = random_erasing(images, settings.random_erasing, host_rng=image_rng, generator=self.generator)
+        return images if mixing is None else _blended(images.unflatten(0, index.shape), mixing)
+
+    def _windows(self, index: Tensor) -> Windows:
+        """Draws a crop and a flip for every source, ``[V, S, ...]``."""
+        pad, device = self.settings.pad, index.device
+        crop = flip = None
+        if pad > 0:
+            crop = torch.randint(2 * pad + 1, (*index.shape, 2), generator=self.generator, device=device)
+        if self.settings.flip:
+            flip = torch.rand(index.shape, generator=self.generator, device=device) < 0.5
+        return {"index": index, "crop": crop, "flip": flip, "pad": pad}
+
+    def _sources(self, windows: Windows, image_rng: np.random.Generator, global_step: int) -> Tensor:
+        """Crops, flips, operates on and normalises sources that stand alone: float ``[N, c, H, W]``."""
+        if self.settings.augmix:
+            pixels = augment(self.data.images, dtype=torch.uint8, **windows)
+            host_rng = host_generator(seed=self.seed, stream=HOST_STREAM + global_step)
+            statistics = {"mean": self.data.mean, "std": self.data.std}
+            return augmix(pixels, host_rng=host_rng, generator=self.generator, **statistics).to(self.dtype)
+        if self.autoaugment:
+            pixels = augment(self.data.images, dtype=torch.uint8, **windows)
+            return self._normalised(self.autoaugment(pixels, host_rng=image_rng))
+        return self._normalised(self.data.images, **windows)
+
+    def _normalised(self, images: Tensor, **arguments: Mixing | Tensor | int | None) -> Tensor:
+        return augment(images, mean=self.data.mean, std=self.data.std, dtype=self.dtype, **arguments)
+
+
+def _one_by_one(windows: Windows) -> Windows:
+    """``[V, S, ...]`` to ``[N, 1, ...]``: every source a view of its own."""
+
+    def alone(value: Tensor | int | None) -> Tensor | int | None:
+        return value.flatten(0, 1)[:, None] if isinstance(value, Tensor) else value
+
+    return {name: alone(value) for name, value in windows.items()}
+
+
+def _blended(sources: Tensor, mixing: Mixing) -> Tensor:
+    """``[V, 2, c, H, W]``, source 0 the main image and source 1 its partner, to ``[V, c, H, W]``."""
+    main, partner = sources.unbind(1)
+    return partner + mixing.weights()[:, :1].to(sources.dtype) * (main - partner)
