@@ -60,12 +60,13 @@ def _norm_gradient(grad: Tensor, normalised: Tensor, scale: Tensor) -> Tensor:
 
 def _by_set(values: Tensor, sets: int) -> Tensor:
     """``[B, S, h, ...]`` to ``[B, T, S / T * h, ...]``: the queries that meet one set of tokens."""
-    return values.reshape(values.shape[0], sets, -1, values.shape[-1])
+    batch, count, heads, size = values.shape
+    return values.reshape(batch, sets, count // sets * heads, size)
 
 
 def _probabilities(query: Tensor, keys: Tensor, class_key: Tensor) -> tuple[Tensor, Tensor]:
     """The attention ``[B, S, h, 1 + N]``, the class token first, and its log-normaliser ``[B, S, h]``."""
-    scores = (_by_set(query, keys.shape[1]) @ keys.transpose(2, 3)).view(*query.shape[:3], -1)
+    scores = (_by_set(query, keys.shape[1]) @ keys.transpose(2, 3)).view(*query.shape[:3], keys.shape[2])
     scores = torch.cat((query @ class_key[..., None], scores), 3)
     logsumexp = scores.logsumexp(3)
     return (scores - logsumexp[..., None]).exp(), logsumexp
@@ -125,7 +126,7 @@ def class_attention_backward_reference(
         class_key, class_scale = _normalised(class_token.to(sums), eps)
         sets, grad, wide = keys.shape[1], grad.to(sums), query.to(sums)
         attention, _ = _probabilities(wide, keys, class_key)
-        products = (_by_set(grad, sets) @ keys.transpose(2, 3)).view(*query.shape[:3], -1)
+        products = (_by_set(grad, sets) @ keys.transpose(2, 3)).view(*query.shape[:3], keys.shape[2])
         products = torch.cat((grad @ class_key[..., None], products), 3)
         grad_scores = attention * (products - (attention * products).sum(3, keepdim=True))
 
@@ -296,6 +297,8 @@ def class_attention(
         check_tensor(value, name, (width, width), FLOATS, tokens.device)
     _check_heads(num_heads, width)
     _check_sets(tokens, class_token, source, mixing)
+    if not isinstance(eps, (int, float)):
+        raise TypeError(f"eps must be a number, got {type(eps).__name__}")
     if not eps > 0:
         raise ValueError(f"eps must be positive, got {eps}")
 
@@ -312,7 +315,8 @@ def class_attention(
     result, _ = _class_attention(tokens, class_token, folded, source, *zone, grid, float(eps))
     attended = torch.einsum("bshd,hed->bshe", result.to(dtype), (value_weight * norm_weight).view(split))
     bias = value_weight @ norm_bias
-    return attended.flatten(2) + (bias if value_bias is None else bias + value_bias.to(dtype))
+    bias = bias if value_bias is None else bias + value_bias.to(dtype)
+    return (attended.flatten(2) + bias).to(attended.dtype)
 
 
 def _check_heads(num_heads: int, width: int) -> None:

@@ -40,11 +40,15 @@ def patch_grid(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
 
 
 def resize_position(position: Tensor, grid: tuple[int, int]) -> Tensor:
-    """A position embedding [d, H', W'] on another grid, in its dtype: bicubic, with antialiasing where it shrinks."""
-    if position.shape[1:] == grid:
-        return position.clone()
-    resized = F.interpolate(_wide(position[None]), grid, mode="bicubic", antialias=True, align_corners=False)
-    return resized[0].to(position.dtype).contiguous()
+    """A position embedding [d, H', W'] on another grid, a contiguous copy in its dtype.
+
+    Bicubic, with antialiasing where it shrinks.
+    """
+    resized = position
+    if position.shape[1:] != grid:
+        wide = F.interpolate(_wide(position[None]), grid, mode="bicubic", antialias=True, align_corners=False)
+        resized = wide[0].to(position.dtype)
+    return resized.clone(memory_format=torch.contiguous_format)
 
 
 def resize_patch_projection(weight: Tensor, size: int, mode: str = "area") -> Tensor:

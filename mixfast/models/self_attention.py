@@ -60,6 +60,8 @@ class GatedPositionalAttention(nn.Module):
         columns = _axis_softmax(weight[:, 0], weight[:, 2], width)
         rows = _axis_softmax(weight[:, 1], weight[:, 2], height)
         one_image = (rows[:, :, None, :, None] * columns[:, None, :, None, :]).flatten(3, 4).flatten(1, 2)
+        if layout.copies == 1:
+            return one_image
         return one_image.repeat(1, layout.copies, layout.copies) / layout.copies
 
     @torch.no_grad()

@@ -82,12 +82,15 @@ def test_wrong_projections_are_refused() -> None:
         resize_patch_projection(projections(4), 8, "linear")
 
 
-@pytest.mark.parametrize(("old", "new"), [(4, 6), (6, 4), (14, 24)])
-def test_position_is_resampled_as_timm_does(old: int, new: int) -> None:
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize(("old", "new"), [(4, 6), (6, 4), (14, 24), (4, 4)])
+def test_position_is_resampled_as_timm_does(old: int, new: int, channels_last: bool) -> None:
     position = torch.randn(5, old, old, generator=torch.Generator().manual_seed(0))
+    if channels_last:  # as a state of timm's lies in memory
+        position = position.permute(1, 2, 0).contiguous().permute(2, 0, 1)
     theirs = resample_abs_pos_embed(
         position.flatten(1).T[None], [new, new], num_prefix_tokens=0, interpolation="bicubic", antialias=True
     )
     resized = resize_position(position, (new, new))
-    assert resized.is_contiguous()
+    assert resized.is_contiguous() and resized.data_ptr() != position.data_ptr()
     torch.testing.assert_close(resized.flatten(1).T[None], theirs, rtol=1e-6, atol=1e-6)
