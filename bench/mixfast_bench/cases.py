@@ -68,7 +68,7 @@ class Rounds:
 
 @dataclass(frozen=True)
 class DataCase:
-    """One way to feed a training: method, pixel mixing, augmentations and views."""
+    """One way to feed a training: method, pixel mixing, augmentations and views; ``label`` names them all shortly."""
 
     method: str
     msda: str = "none"
@@ -76,18 +76,19 @@ class DataCase:
     autoaugment: str = "none"
     random_erasing: float = 0.0
     views: str = "independent"
+    label: str = ""
 
     @property
     def name(self) -> str:
         """``cut-mixmo + cutmix, shared``: what is done, and the views where there is a choice."""
-        done = {
-            self.method: True,
+        augmentations = {
             self.msda: self.msda != "none",
             "augmix": self.augmix,
             "autoaugment": self.autoaugment != "none",
             "erasing": self.random_erasing > 0,
         }
-        title = " + ".join(part for part, is_done in done.items() if is_done)
+        done = [self.label] if self.label else [name for name, is_done in augmentations.items() if is_done]
+        title = " + ".join([self.method, *done])
         return title if self.method == "single" else f"{title}, {self.views}"
 
 
@@ -100,7 +101,7 @@ DATA_CASES = (
     ),
     DataCase("cut-mixmo", autoaugment="cifar"),
     # What vision transformers train with (thesis A.1.5).
-    DataCase("cut-mixmo", msda="cutmix-mixup", autoaugment="cifar", random_erasing=0.25),
+    DataCase("cut-mixmo", msda="cutmix-mixup", autoaugment="cifar", random_erasing=0.25, label="vit's"),
 )
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mixfast.data.grouped import Kernel, Place, check_host_rng, check_pixels, plan_steps
 from mixfast.data.policies import POLICIES, SIGNED
-from mixfast.data.policy_operations import KERNELS, Operation, tables_of
+from mixfast.data.policy_operations import KERNELS, Operation, OperationKernel, tables_of
 
 
 class AutoAugment:
@@ -92,7 +92,7 @@ class AutoAugment:
             raise ValueError(f"codes must have shape [D, {len(images)}], as images has, got {codes.shape}")
         steps = plan_steps(codes, self._kind_of_code, len(images), images.device)
 
-        def with_tables(kernel) -> Kernel:
+        def with_tables(kernel: OperationKernel) -> Kernel:
             def on_group(pixels: Tensor, place: Place) -> Tensor:
                 return kernel(pixels, self._tables, steps.codes[place])
 

@@ -42,12 +42,12 @@ class Operation(NamedTuple):
 
 @dataclass(frozen=True)
 class Tables:
-    """What operations need besides images, by their code; neutral for operations of another kind.
+    """What operations need besides images, by their code; rows that a kernel never reads hold anything.
 
-    keep: uint8 [O], the bits that posterize keeps
-    threshold: int16 [O], what solarize and invert invert from
+    keep: uint8 [O], the bits that posterize keeps; all for solarize and invert
+    threshold: int16 [O], what solarize and invert invert from; 256 for posterize
     own, other: float32 [O], the shares of a blend: the image's own, and that of the image it is blended with
-    row: int64 [O], the operation's row of source
+    row: int64 [O], a geometric operation's row of source
     source: int32 [G, H * W], the pixel that each pixel shows after a geometric operation; -1 outside the image: black
     """
 
@@ -173,9 +173,10 @@ def _to_pixels(values: Tensor) -> Tensor:
     return values.clamp_(0, _WHITE).to(torch.uint8)
 
 
-Kernel = Callable[[Tensor, Tables, Tensor], Tensor]
+OperationKernel = Callable[[Tensor, Tables, Tensor], Tensor]
+"""From uint8 [n, c, H, W], the tables and the codes int64 [n] to uint8 [n, c, H, W]."""
 
-KERNELS: dict[str, Kernel] = {
+KERNELS: dict[str, OperationKernel] = {
     "none": _nothing,
     "equalize": _equalize,
     "autocontrast": _autocontrast,
@@ -186,4 +187,4 @@ KERNELS: dict[str, Kernel] = {
     "contrast": _contrast,
     "sharpness": _sharpness,
 }
-"""By name, what runs an operation on uint8 [n, c, H, W], given the tables and the codes int64 [n]."""
+"""What runs an operation, by its name; operations that share a kernel can be run in one group."""

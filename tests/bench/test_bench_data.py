@@ -32,11 +32,12 @@ def test_cases_are_what_their_names_say(case, small_batches, few_images):
     views = 8 * inputs if case.method == "single" or case.views == "independent" else 4
     assert batch.index.shape == (8, inputs)
     assert len(batch.images) == views
-    assert (batch.other is not None) == ("cutmix" in case.name)
+    every = "vit's" in case.name
+    assert (batch.other is not None) == ("cutmix" in case.name or every)
     assert config.data.augmix == ("augmix" in case.name)
-    assert (config.data.autoaugment != "none") == ("autoaugment" in case.name)
-    assert (config.data.random_erasing > 0) == ("erasing" in case.name)
-    assert config.msda.kind == next((kind for kind in ("cutmix-mixup", "cutmix") if kind in case.name), "none")
+    assert (config.data.autoaugment != "none") == ("autoaugment" in case.name or every)
+    assert config.data.random_erasing == (0.25 if every else 0)
+    assert config.msda.kind == ("cutmix-mixup" if every else "cutmix" if "cutmix" in case.name else "none")
     pipeline = Pipeline(case.name, config, few_images)
     assert pipeline.floor_bytes == views * 3 * 16 * 16 * (1 + 4)
 
