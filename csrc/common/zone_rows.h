@@ -4,8 +4,37 @@
 // the share that does not. The arithmetic of M inputs needs only these two zones: M weighted sums over positions are
 // combinations of two, and M gradients of one position are a mixture of two rows.
 
-#include "common/each_vector.h"
 #include "common/stream_rows.h"
+
+// A whole vector, or the first elements of one, so that a loop body is written once for both.
+struct Whole {};
+struct First {
+  int64_t count;
+};
+template <class T>
+inline Vector<sum_t<T>> load_at(const T* from, Whole) {
+  return load(from);
+}
+template <class T>
+inline Vector<sum_t<T>> load_at(const T* from, First first) {
+  return load_first(from, first.count);
+}
+template <class T>
+inline void store_at(T* to, Vector<sum_t<T>> values, Whole) {
+  store(to, values);
+}
+template <class T>
+inline void store_at(T* to, Vector<sum_t<T>> values, First first) {
+  store_first(to, values, first.count);
+}
+
+// Calls f(c, Whole or First) for every vector of `count` elements.
+template <class S, class F>
+inline void for_each_vector(int64_t count, F&& f) {
+  int64_t c = 0;
+  for (; c + LANES<S> <= count; c += LANES<S>) f(c, Whole{});
+  if (c < count) f(c, First{count - c});
+}
 
 // Asks for what will be read a few KiB later. One core's own prefetching leaves a third of the memory's bandwidth unused.
 constexpr int64_t AHEAD = 1024;

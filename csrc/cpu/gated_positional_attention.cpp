@@ -23,95 +23,103 @@
 namespace mixfast {
 namespace {
 
-// Of a block of rows of one N x N matrix; backward has two of them.
-constexpr int64_t FORWARD_BLOCK_BYTES = 8 << 10, BACKWARD_BLOCK_BYTES = 16 << 10;
-// Backward's pieces of work: enough for the threads of a large machine.
+// Of a block of queries' columns of one N x N matrix: in the first cache, with what it is multiplied by.
+constexpr int64_t BLOCK_BYTES = 16 << 10;
+// Backward's pieces of work, at least, where the batch allows it: enough for the threads of a large machine.
 constexpr int64_t PIECES = 64;
 
-AttentionSizes sizes_of_attention(const Tensor& qkv, const Tensor& positional, const Tensor& gate) {
+Sizes checked_sizes(const Tensor& qkv, const Tensor& positional, const Tensor& gate) {
   STD_TORCH_CHECK(qkv.dim() == 5 && qkv.size(2) == 3, "qkv must be [B, N, 3, h, e]");
-  const AttentionSizes sizes{qkv.size(0), qkv.size(1), qkv.size(3), qkv.size(4)};
-  STD_TORCH_CHECK(sizes.count > 0 && sizes.heads > 0 && sizes.width > 0, "qkv must have at least one token, head and channel a head");
-  STD_TORCH_CHECK(sizes_of(positional) == (std::vector<int64_t>{sizes.heads, sizes.count, sizes.count}), "positional must be [h, N, N]");
-  STD_TORCH_CHECK(sizes_of(gate) == (std::vector<int64_t>{sizes.heads}), "gate must be [h]");
-  return sizes;
+  const int64_t count = qkv.size(1), heads = qkv.size(3), width = qkv.size(4);
+  STD_TORCH_CHECK(count > 0 && heads > 0 && width > 0, "qkv must have at least one token, head and channel a head");
+  STD_TORCH_CHECK(sizes_of(positional) == (std::vector<int64_t>{heads, count, count}), "positional must be [h, N, N]");
+  STD_TORCH_CHECK(sizes_of(gate) == (std::vector<int64_t>{heads}), "gate must be [h]");
+  const int64_t most = BLOCK_BYTES / (padded(count) * element_size(sum_dtype(qkv.scalar_type()))) / STEP * STEP;
+  return {qkv.size(0), count, heads, width, std::clamp(most, 2 * STEP, padded(count))};
+}
+
+// A copy only where a row's channels do not lie side by side.
+Tensor with_dense_channels(const Tensor& tensor) {
+  const int64_t last = tensor.dim() - 1;
+  return tensor.size(last) <= 1 || tensor.stride(last) == 1 ? tensor : as_contiguous(tensor);
+}
+
+template <class Pointer>
+HeadRows<Pointer> head_rows(const Tensor& tokens_BNhe, Pointer values) {
+  return {values, tokens_BNhe.stride(0), tokens_BNhe.stride(1), tokens_BNhe.stride(2)};
 }
 
 template <class Pointer>
 PackedRows<Pointer> packed_rows(const Tensor& qkv, Pointer values) {
   const auto part = [&](int64_t number) {
-    return HeadRows<Pointer>(values + number * qkv.stride(2), qkv.stride(0), qkv.stride(1), qkv.stride(3));
+    return HeadRows<Pointer>{values + number * qkv.stride(2), qkv.stride(0), qkv.stride(1), qkv.stride(3)};
   };
   return {part(0), part(1), part(2)};
 }
 
-template <class Pointer>
-HeadRows<Pointer> head_rows(const Tensor& tokens_BNhe, Pointer values) {
-  return HeadRows<Pointer>(values, tokens_BNhe.stride(0), tokens_BNhe.stride(1), tokens_BNhe.stride(2));
-}
+// What products of N^2 e are worth in memory traffic.
+int64_t bytes_worth(const Sizes& sizes, int64_t products) { return products * sizes.count * sizes.count * sizes.width / 8; }
 
-// What the products of a head of a sample are worth in memory traffic.
-int64_t bytes_of_products(const AttentionSizes& sizes, int64_t products) {
-  return products * sizes.count * sizes.count * sizes.width / 8;
+// [h, N, padded(N)], the last two dimensions exchanged.
+template <class S>
+Tensor transposed(const Tensor& positional, const Sizes& sizes, ScalarType sums) {
+  const Tensor dense = as_contiguous_in(positional, sums);
+  const Tensor result = empty({sizes.heads, sizes.count, sizes.column_step()}, sums);
+  MIXFAST_CALL(transpose_positional<S>, data<S>(dense), sizes, mutable_data<S>(result));
+  return result;
 }
 
 std::tuple<Tensor, Tensor> gated_positional_attention(Tensor qkv, Tensor positional, Tensor gate, double scale) {
-  const AttentionSizes sizes = sizes_of_attention(qkv, positional, gate);
+  const Sizes sizes = checked_sizes(qkv, positional, gate);
   qkv = with_dense_channels(qkv);
   return call_for_float(qkv.scalar_type(), [&](auto tag) {
     using T = typename decltype(tag)::type;
     using S = sum_t<T>;
     const ScalarType sums = sum_dtype(qkv.scalar_type());
-    positional = as_contiguous_in(positional, sums);
+    const Tensor places = transposed<S>(positional, sizes, sums);
     const std::vector<S> gates = floats_of<S>(gate);
     const Tensor result = empty({sizes.batch, sizes.count, sizes.heads, sizes.width}, qkv.scalar_type());
     const Tensor logsumexp = empty({sizes.batch, sizes.heads, sizes.count}, sums);
-    const AttentionInputs<T> in{sizes, packed_rows(qkv, data<T>(qkv)), data<S>(positional), gates.data(), S(scale)};
-    const AttentionResult<T> out{head_rows(result, mutable_data<T>(result)), mutable_data<S>(logsumexp)};
-    const int64_t rows = rows_at_once(sizes, sizeof(S), FORWARD_BLOCK_BYTES);
-    parallel_for(sizes.batch * sizes.heads, bytes_of_products(sizes, 2),
-                 [&](int64_t begin, int64_t end) { MIXFAST_CALL(forward<T>, in, out, rows, begin, end); });
+    const Inputs<T> in{sizes, packed_rows(qkv, data<T>(qkv)), data<S>(places), gates.data(), S(scale)};
+    const Result<T> out{head_rows(result, mutable_data<T>(result)), mutable_data<S>(logsumexp)};
+    parallel_for(sizes.batch * sizes.heads, bytes_worth(sizes, 2),
+                 [&](int64_t begin, int64_t end) { MIXFAST_CALL(forward<T>, in, out, begin, end); });
     return std::make_tuple(result, logsumexp);
   });
 }
 
 std::tuple<Tensor, Tensor, Tensor> gated_positional_attention_backward(Tensor grad, Tensor qkv, Tensor positional, Tensor gate,
                                                                        Tensor logsumexp, double scale) {
-  const AttentionSizes sizes = sizes_of_attention(qkv, positional, gate);
-  STD_TORCH_CHECK(sizes_of(grad) == (std::vector<int64_t>{sizes.batch, sizes.count, sizes.heads, sizes.width}) &&
-                      grad.scalar_type() == qkv.scalar_type(),
+  const Sizes sizes = checked_sizes(qkv, positional, gate);
+  const int64_t batch = sizes.batch, N = sizes.count, heads = sizes.heads;
+  STD_TORCH_CHECK(sizes_of(grad) == (std::vector<int64_t>{batch, N, heads, sizes.width}) && grad.scalar_type() == qkv.scalar_type(),
                   "grad must be [B, N, h, e] in the dtype of qkv");
-  STD_TORCH_CHECK(sizes_of(logsumexp) == (std::vector<int64_t>{sizes.batch, sizes.heads, sizes.count}), "logsumexp must be [B, h, N]");
+  STD_TORCH_CHECK(sizes_of(logsumexp) == (std::vector<int64_t>{batch, heads, N}), "logsumexp must be [B, h, N]");
   qkv = with_dense_channels(qkv);
   grad = with_dense_channels(grad);
   return call_for_float(qkv.scalar_type(), [&](auto tag) {
     using T = typename decltype(tag)::type;
     using S = sum_t<T>;
     const ScalarType sums = sum_dtype(qkv.scalar_type());
-    const Tensor places = as_contiguous_in(positional, sums);
+    const Tensor places = transposed<S>(positional, sizes, sums);
     logsumexp = as_contiguous_in(logsumexp, sums);
     const std::vector<S> gates = floats_of<S>(gate);
-    const int64_t N = sizes.count, heads = sizes.heads, rows = heads * N;
-    const int64_t groups = std::min(sizes.batch, (PIECES + heads - 1) / heads);
+    const int64_t groups = std::min(batch, (PIECES + heads - 1) / heads);
     const Tensor grad_qkv = empty(sizes_of(qkv), qkv.scalar_type());
     const Tensor grad_positional = empty({heads, N, N}, sums), grad_gate = empty({heads}, sums);
-    const Tensor combined = empty({groups, heads, N, sizes.padded_count()}, sums);
-    std::vector<double> seen(groups * heads), dots(rows);
-    const AttentionInputs<T> in{sizes, packed_rows(qkv, data<T>(qkv)), data<S>(places), gates.data(), S(scale)};
-    const AttentionGradients<T> out{head_rows(grad, data<T>(grad)), data<S>(logsumexp),
-                                    packed_rows(grad_qkv, mutable_data<T>(grad_qkv)), mutable_data<S>(combined), seen.data()};
-    const int64_t block_rows = rows_at_once(sizes, sizeof(S), BACKWARD_BLOCK_BYTES);
-    if (groups > 0) {
-      parallel_for(groups * heads, sizes.batch / groups * bytes_of_products(sizes, 5),
-                   [&](int64_t begin, int64_t end) { MIXFAST_CALL(backward<T>, in, out, groups, block_rows, begin, end); });
-    }
-    parallel_for(rows, (groups + 2) * N * int64_t(sizeof(S)), [&](int64_t begin, int64_t end) {
-      MIXFAST_CALL(sum_groups<S>, data<S>(combined), sizes, groups, in.positional, in.gate, mutable_data<S>(grad_positional),
-                   dots.data(), begin, end);
+    const Tensor combined = empty({groups, heads, N, sizes.column_step()}, sums);
+    std::vector<double> seen(groups * heads), dots(heads);
+    const Inputs<T> in{sizes, packed_rows(qkv, data<T>(qkv)), data<S>(places), gates.data(), S(scale)};
+    const Gradients<T> out{head_rows(grad, data<T>(grad)), data<S>(logsumexp),         packed_rows(grad_qkv, mutable_data<T>(grad_qkv)),
+                           groups,                         mutable_data<S>(combined), seen.data()};
+    parallel_for(groups * heads, batch / std::max<int64_t>(groups, 1) * bytes_worth(sizes, 5),
+                 [&](int64_t begin, int64_t end) { MIXFAST_CALL(backward<T>, in, out, begin, end); });
+    parallel_for(heads, (groups + 2) * N * N * int64_t(sizeof(S)), [&](int64_t begin, int64_t end) {
+      MIXFAST_CALL(sum_groups<S>, out.combined, in.positional, in.gate, sizes, groups, mutable_data<S>(grad_positional), dots.data(),
+                   begin, end);
     });
     for (int64_t head = 0; head < heads; ++head) {
-      double sum = 0;
-      for (int64_t row = head * N; row < (head + 1) * N; ++row) sum += dots[row];
+      double sum = dots[head];
       for (int64_t group = 0; group < groups; ++group) sum -= seen[group * heads + head];
       mutable_data<S>(grad_gate)[head] = S(sum);
     }

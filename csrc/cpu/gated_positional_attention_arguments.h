@@ -1,17 +1,36 @@
-// What the loops of gated_positional_attention are given.
+// What the loops of gated_positional_attention are given, and how the matrices of one head of one sample lie.
 #pragma once
 
-#include "common/attention_tiles.h"
+#include "common/buffer.h"
+#include "common/tensors.h"
 
 namespace mixfast {
 namespace {
 
-struct AttentionSizes {
-  int64_t batch, count, heads, width;  // B, N, h, e
+// Elements that rows are padded to, so that each begins at a cache line; also at least a block of rows of a product.
+constexpr int64_t STEP = 16;
 
-  int64_t padded_count() const { return tile_padded(count); }
-  // Elements of a tile of queries, of keys or of values.
-  int64_t tile() const { return tile_padded(count) * tile_padded(width); }
+inline int64_t padded(int64_t count) { return (count + STEP - 1) / STEP * STEP; }
+
+struct Sizes {
+  int64_t batch, count, heads, width;  // B, N, h, e
+  int64_t block;                       // queries whose columns of the N x N matrices are worked on at once, a multiple of STEP
+
+  // From one token to the next in rows of tokens, and from one channel to the next in columns of tokens.
+  int64_t row_step() const { return padded(width); }
+  int64_t column_step() const { return padded(count); }
+  // Elements of all tokens, by rows or by columns; of a block of columns.
+  int64_t tokens() const { return padded(count) * padded(width); }
+  int64_t block_columns() const { return padded(count) * block; }
+};
+
+// One tensor's rows of e channels. Pointer: to const or not.
+template <class Pointer>
+struct HeadRows {
+  Pointer values;
+  int64_t sample_step, row_step, head_step;
+
+  Pointer of(int64_t sample, int64_t head) const { return values + sample * sample_step + head * head_step; }
 };
 
 // Queries, keys and values, or their gradients, in [B, N, 3, h, e].
@@ -21,42 +40,53 @@ struct PackedRows {
 };
 
 template <class T>
-struct AttentionInputs {
+struct Inputs {
   using S = sum_t<T>;
-  AttentionSizes sizes;
+  Sizes sizes;
   PackedRows<const T*> qkv;
-  const S* positional;  // [h, N, N]
+  const S* positional;  // [h, N, padded(N)], transposed: from a key to the next, its queries side by side
   const S* gate;        // [h]
   S scale;
-
-  const S* positional_row(int64_t head, int64_t query) const {
-    return positional + (head * sizes.count + query) * sizes.count;
-  }
 };
 
 template <class T>
-struct AttentionResult {
-  HeadRows<T*> result;
+struct Result {
+  HeadRows<T*> rows;
   sum_t<T>* logsumexp;  // [B, h, N]
 };
 
 template <class T>
-struct AttentionGradients {
+struct Gradients {
   using S = sum_t<T>;
   HeadRows<const T*> grad;
   const S* logsumexp;  // [B, h, N]
   PackedRows<T*> qkv;
-  // Partial sums over the samples of a group: of grad v^T, [groups, h, N, tile_padded(N)], and of A * grad v^T over all of a head's
-  // positions, [groups, h].
+  int64_t groups;
+  // Sums over the samples of a group: of v grad^T, [groups, h, N, padded(N)], and of A * grad v^T over all positions, [groups, h].
   S* combined;
   double* seen;
+
+  int64_t first_sample(int64_t group, int64_t batch) const { return group * batch / groups; }
 };
 
-// As many rows of the N x N matrices as are worked on at once: they and what they are multiplied by should stay in the first cache.
-inline int64_t rows_at_once(const AttentionSizes& sizes, int64_t element_bytes, int64_t cache_bytes) {
-  const int64_t rows = cache_bytes / (sizes.padded_count() * element_bytes) / TILE_STEP * TILE_STEP;
-  return std::min(std::max(rows, TILE_STEP), sizes.padded_count());
-}
+// Hands out parts of one piece of scratch memory, zeros at first, each from a cache line on.
+template <class S>
+class Scratch {
+ public:
+  explicit Scratch(int64_t elements) : memory_(make_buffer<S>(elements)), next_(memory_.get()) {
+    std::fill_n(next_, elements, S(0));
+  }
+
+  S* take(int64_t elements) {
+    S* const part = next_;
+    next_ += padded(elements);
+    return part;
+  }
+
+ private:
+  Buffer<S> memory_;
+  S* next_;
+};
 
 }  // namespace
 }  // namespace mixfast

@@ -1,155 +1,194 @@
-// The loops of gated_positional_attention; included once for each instruction set (common/each_isa.h). One head of one sample at a time:
-// its queries, keys and values are packed into tiles, and blocks of rows of its N x N matrices live in cache only.
+// The loops of gated_positional_attention; included once for each instruction set (common/each_isa.h).
+//
+// One head of one sample at a time: its tokens are packed, and blocks of columns of its N x N matrices live in cache only. The matrices
+// are transposed, a row a key and a column a query, so that a vector holds 16 queries' numbers for one key: a softmax then
+// needs no sum across lanes, and the last query no treatment of its own. (What padded queries give is not read.)
 
+#include "common/attention_layout.h"
+#include "common/attention_products.h"
 #include "common/simd_exp.h"
 #include "common/simd_log.h"
-#include "common/each_vector.h"
-#include "common/attention_products.h"
-#include "common/attention_rows.h"
+
+// Asks for one token's channels: those of a head are far apart in memory, which the processor does not foresee.
+template <class T>
+inline void prefetch_token(const HeadRows<const T*>& rows, int64_t sample, int64_t head, int64_t token, int64_t width) {
+  const char* bytes = reinterpret_cast<const char*>(rows.of(sample, head) + token * rows.row_step);
+  for (int64_t i = 0; i < width * int64_t(sizeof(T)); i += 64) __builtin_prefetch(bytes + i, 0, 2);
+}
 
 // --- forward ---
 
-// A row of scores becomes the row of the combined matrix. Gives the largest score and the sum of exp(score - largest).
+// A vector of queries' scores, a row of `step` elements a key, become their columns of the combined matrix. Gives the logsumexp.
 template <class S>
-inline void combine_row(S* row, int64_t count, S gate, const S* positional, S& largest, S& sum) {
-  constexpr S NOTHING = -std::numeric_limits<S>::infinity();
-  Vector<S> top = broadcast(NOTHING), total = {};
-  for_each_vector<S>(count, [&](int64_t c, auto extent) { top = at_least(with_end<S>(load(row + c), NOTHING, extent), top); });
-  largest = max_lanes<S>(top);
-  for_each_vector<S>(count, [&](int64_t c, auto extent) {
-    const Vector<S> power = exp_lanes<S>(with_end<S>(load(row + c) - largest, NOTHING, extent));
-    total += power;
-    store(row + c, power);
-  });
-  sum = sum_lanes<S>(total);
-  const S share = (1 - gate) / sum;
-  for_each_vector<S>(count, [&](int64_t c, auto extent) {
-    store(row + c, load(row + c) * share + load_at(positional + c, extent) * gate);
-  });
+inline Vector<S> combine(S* columns, int64_t step, int64_t count, S gate, const S* positional, int64_t positional_step) {
+  Vector<S> largest = load(columns);
+  for (int64_t key = 1; key < count; ++key) largest = at_least(load(columns + key * step), largest);
+  Vector<S> sum = {};
+  for (int64_t key = 0; key < count; ++key) {
+    const Vector<S> power = exp_lanes<S>(load(columns + key * step) - largest);
+    sum += power;
+    store(columns + key * step, power);
+  }
+  const Vector<S> share = (1 - gate) / sum;
+  for (int64_t key = 0; key < count; ++key) {
+    const Vector<S> place = load(positional + key * positional_step) * gate;
+    store(columns + key * step, load(columns + key * step) * share + place);
+  }
+  return largest + log_lanes<S>(sum);
 }
 
 // Samples and heads number begin..end of all, sample by sample.
 template <class T>
-void forward(const AttentionInputs<T>& in, const AttentionResult<T>& out, int64_t block_rows, int64_t begin, int64_t end) {
+void forward(const Inputs<T>& in, const Result<T>& out, int64_t begin, int64_t end) {
   using S = sum_t<T>;
-  const AttentionSizes& sizes = in.sizes;
-  const int64_t N = sizes.count, e = sizes.width, row_step = sizes.padded_count(), e_step = tile_padded(e);
-  Scratch<S> scratch(5 * sizes.tile() + (block_rows + 2) * row_step);
-  S *queries = scratch.take(sizes.tile()), *keys = scratch.take(sizes.tile()), *values = scratch.take(sizes.tile()),
-    *keys_T = scratch.take(sizes.tile()), *result = scratch.take(sizes.tile()), *matrix = scratch.take(block_rows * row_step),
-    *largest = scratch.take(row_step), *sums = scratch.take(row_step);
-  std::fill_n(sums, row_step, S(1));
-  std::fill_n(largest, row_step, S(0));
+  const Sizes& sizes = in.sizes;
+  const int64_t N = sizes.count, e = sizes.width, heads = sizes.heads, row_step = sizes.row_step(),
+                column_step = sizes.column_step();
+  Scratch<S> scratch(4 * sizes.tokens() + sizes.block_columns() + column_step);
+  S *queries_T = scratch.take(sizes.tokens()), *keys = scratch.take(sizes.tokens()), *values = scratch.take(sizes.tokens()),
+    *result = scratch.take(sizes.tokens()), *matrix = scratch.take(sizes.block_columns()), *logsumexp = scratch.take(column_step);
   for (int64_t item = begin; item < end; ++item) {
-    const int64_t sample = item / sizes.heads, head = item % sizes.heads;
-    pack_rows(in.qkv.queries.of(sample, head), in.qkv.queries.token_stride, N, e, in.scale, queries);
-    pack_rows(in.qkv.keys.of(sample, head), in.qkv.keys.token_stride, N, e, S(1), keys);
-    pack_rows(in.qkv.values.of(sample, head), in.qkv.values.token_stride, N, e, S(1), values);
-    transpose_tile(keys, N, e, keys_T);
-    for (int64_t first = 0; first < N; first += block_rows) {
-      const int64_t rows = std::min(block_rows, N - first);
-      multiply_tile<Left::by_rows, Into::replace>(queries + first * e_step, e_step, keys_T, row_step, matrix, row_step, rows, e, N);
-      for (int64_t r = 0; r < rows; ++r) {
-        combine_row(matrix + r * row_step, N, in.gate[head], in.positional_row(head, first + r), largest[first + r],
-                    sums[first + r]);
+    const int64_t sample = item / heads, head = item % heads;
+    pack_columns<T>(in.qkv.queries.of(sample, head), in.qkv.queries.row_step, N, e, queries_T, column_step);
+    pack_rows<T>(in.qkv.keys.of(sample, head), in.qkv.keys.row_step, N, e, in.scale, keys, row_step);
+    pack_rows<T>(in.qkv.values.of(sample, head), in.qkv.values.row_step, N, e, S(1), values, row_step);
+    const S* positional = in.positional + head * N * column_step;
+    for (int64_t first = 0; first < N; first += sizes.block) {
+      const int64_t columns = std::min(sizes.block, N - first);
+      multiply_tile<Left::by_rows, Into::replace>(keys, row_step, queries_T + first, column_step, matrix, sizes.block, N, e, columns);
+      for (int64_t c = 0; c < columns; c += LANES<S>) {
+        store(logsumexp + first + c,
+              combine(matrix + c, sizes.block, N, in.gate[head], positional + first + c, column_step));
       }
-      multiply_tile<Left::by_rows, Into::replace>(matrix, row_step, values, e_step, result + first * e_step, e_step, rows, N, e);
+      for (int64_t token = first; item + 1 < end && token < first + columns; ++token) {
+        prefetch_token(in.qkv.queries, (item + 1) / heads, (item + 1) % heads, token, e);
+        prefetch_token(in.qkv.keys, (item + 1) / heads, (item + 1) % heads, token, e);
+        prefetch_token(in.qkv.values, (item + 1) / heads, (item + 1) % heads, token, e);
+      }
+      multiply_tile<Left::by_columns, Into::replace>(matrix, sizes.block, values, row_step, result + first * row_step, row_step,
+                                                     columns, N, e);
     }
-    unpack_rows(result, N, e, S(1), out.result.of(sample, head), out.result.token_stride);
-    for_each_vector<S>(N, [&](int64_t c, auto extent) {
-      store_at(out.logsumexp + item * N + c, load(largest + c) + log_lanes<S>(load(sums + c)), extent);
-    });
+    unpack_rows<T>(result, row_step, N, e, S(1), out.rows.of(sample, head), out.rows.row_step);
+    std::memcpy(out.logsumexp + item * N, logsumexp, N * sizeof(S));
   }
 }
 
 // --- backward ---
 
-// Of a row of scores and one of grad v^T: the row of the combined matrix in place of the first, the gradient of the scores in
-// place of the second, which is added to `summed` before. Gives sum over j of A[j] * (grad v^T)[j].
+// Of a vector of queries' scores and their products with grad: their columns of the combined matrix in place of the first, the scores'
+// gradients in place of the second, which are added to `summed` before. Gives sum over the keys of A * grad v^T.
 template <class S>
-inline S differentiate_row(S* row, S* grad_row, int64_t count, S logsumexp, S gate, const S* positional, S* summed) {
-  constexpr S NOTHING = -std::numeric_limits<S>::infinity();
-  Vector<S> total = {};
-  for_each_vector<S>(count, [&](int64_t c, auto extent) {
-    const Vector<S> content = exp_lanes<S>(with_end<S>(load(row + c) - logsumexp, NOTHING, extent)), grad = load(grad_row + c);
-    total += content * grad;
-    store(row + c, content);
-    store(summed + c, load(summed + c) + grad);
-  });
-  const S seen = sum_lanes<S>(total);
-  for_each_vector<S>(count, [&](int64_t c, auto extent) {
-    const Vector<S> share = load(row + c) * (1 - gate);
-    store(grad_row + c, share * (load(grad_row + c) - seen));
-    store(row + c, share + load_at(positional + c, extent) * gate);
-  });
+inline Vector<S> differentiate(S* columns, S* grads, int64_t step, int64_t count, const Vector<S>& logsumexp, S gate,
+                               const S* positional, S* summed, int64_t padded_step) {
+  Vector<S> seen = {};
+  for (int64_t key = 0; key < count; ++key) {
+    const Vector<S> content = exp_lanes<S>(load(columns + key * step) - logsumexp), grad = load(grads + key * step);
+    seen += content * grad;
+    store(columns + key * step, content);
+    store(summed + key * padded_step, load(summed + key * padded_step) + grad);
+  }
+  for (int64_t key = 0; key < count; ++key) {
+    const Vector<S> share = load(columns + key * step) * (1 - gate);
+    store(grads + key * step, share * (load(grads + key * step) - seen));
+    store(columns + key * step, share + load(positional + key * padded_step) * gate);
+  }
   return seen;
 }
 
 // Groups and heads number begin..end of all: the samples of a group one after another, whatever the number of threads.
 template <class T>
-void backward(const AttentionInputs<T>& in, const AttentionGradients<T>& out, int64_t groups, int64_t block_rows, int64_t begin,
-              int64_t end) {
+void backward(const Inputs<T>& in, const Gradients<T>& out, int64_t begin, int64_t end) {
   using S = sum_t<T>;
-  const AttentionSizes& sizes = in.sizes;
-  const int64_t N = sizes.count, e = sizes.width, row_step = sizes.padded_count(), e_step = tile_padded(e), tile = sizes.tile();
-  Scratch<S> scratch(9 * tile + 2 * block_rows * row_step);
-  S *queries = scratch.take(tile), *keys = scratch.take(tile), *values = scratch.take(tile), *grad = scratch.take(tile),
-    *keys_T = scratch.take(tile), *values_T = scratch.take(tile), *grad_queries = scratch.take(tile),
-    *grad_keys = scratch.take(tile), *grad_values = scratch.take(tile), *matrix = scratch.take(block_rows * row_step),
-    *grad_matrix = scratch.take(block_rows * row_step);
+  const Sizes& sizes = in.sizes;
+  const int64_t N = sizes.count, e = sizes.width, heads = sizes.heads, row_step = sizes.row_step(),
+                column_step = sizes.column_step(), block = sizes.block;
+  Scratch<S> scratch(9 * sizes.tokens() + 2 * sizes.block_columns());
+  const auto tokens = [&] { return scratch.take(sizes.tokens()); };
+  S *queries = tokens(), *queries_T = tokens(), *keys = tokens(), *values = tokens(), *grad = tokens(), *grad_T = tokens(),
+    *grad_queries = tokens(), *grad_keys = tokens(), *grad_values = tokens();
+  S *matrix = scratch.take(sizes.block_columns()), *grad_matrix = scratch.take(sizes.block_columns());
   for (int64_t item = begin; item < end; ++item) {
-    const int64_t group = item / sizes.heads, head = item % sizes.heads;
-    S* const summed = out.combined + item * N * row_step;
-    std::fill_n(summed, N * row_step, S(0));
+    const int64_t head = item % heads, last = out.first_sample(item / heads + 1, sizes.batch);
+    const S* positional = in.positional + head * N * column_step;
+    S* const summed = out.combined + item * N * column_step;
+    std::fill_n(summed, N * column_step, S(0));
     double seen = 0;
-    for (int64_t sample = group * sizes.batch / groups; sample < (group + 1) * sizes.batch / groups; ++sample) {
-      pack_rows(in.qkv.queries.of(sample, head), in.qkv.queries.token_stride, N, e, in.scale, queries);
-      pack_rows(in.qkv.keys.of(sample, head), in.qkv.keys.token_stride, N, e, S(1), keys);
-      pack_rows(in.qkv.values.of(sample, head), in.qkv.values.token_stride, N, e, S(1), values);
-      pack_rows(out.grad.of(sample, head), out.grad.token_stride, N, e, S(1), grad);
-      transpose_tile(keys, N, e, keys_T);
-      transpose_tile(values, N, e, values_T);
-      std::fill_n(grad_keys, tile, S(0));
-      std::fill_n(grad_values, tile, S(0));
-      const S* logsumexp = out.logsumexp + (sample * sizes.heads + head) * N;
-      S seen_here = 0;
-      for (int64_t first = 0; first < N; first += block_rows) {
-        const int64_t rows = std::min(block_rows, N - first);
-        const S *query_rows = queries + first * e_step, *grad_rows = grad + first * e_step;
-        multiply_tile<Left::by_rows, Into::replace>(query_rows, e_step, keys_T, row_step, matrix, row_step, rows, e, N);
-        multiply_tile<Left::by_rows, Into::replace>(grad_rows, e_step, values_T, row_step, grad_matrix, row_step, rows, e, N);
-        for (int64_t r = 0; r < rows; ++r) {
-          seen_here += differentiate_row(matrix + r * row_step, grad_matrix + r * row_step, N, logsumexp[first + r], in.gate[head],
-                                         in.positional_row(head, first + r), summed + (first + r) * row_step);
+    for (int64_t sample = out.first_sample(item / heads, sizes.batch); sample < last; ++sample) {
+      const T *query = in.qkv.queries.of(sample, head), *result_grad = out.grad.of(sample, head);
+      pack_rows<T>(query, in.qkv.queries.row_step, N, e, S(1), queries, row_step);
+      pack_columns<S>(queries, row_step, N, e, queries_T, column_step);
+      pack_rows<T>(in.qkv.keys.of(sample, head), in.qkv.keys.row_step, N, e, in.scale, keys, row_step);
+      pack_rows<T>(in.qkv.values.of(sample, head), in.qkv.values.row_step, N, e, S(1), values, row_step);
+      pack_rows<T>(result_grad, out.grad.row_step, N, e, S(1), grad, row_step);
+      pack_columns<S>(grad, row_step, N, e, grad_T, column_step);
+      std::fill_n(grad_keys, sizes.tokens(), S(0));
+      std::fill_n(grad_values, sizes.tokens(), S(0));
+      const S* logsumexp = out.logsumexp + (sample * heads + head) * N;
+      Vector<S> seen_here = {};
+      for (int64_t first = 0; first < N; first += block) {
+        const int64_t columns = std::min(block, N - first);
+        const S *query_rows = queries + first * row_step, *grad_rows = grad + first * row_step;
+        multiply_tile<Left::by_rows, Into::replace>(keys, row_step, queries_T + first, column_step, matrix, block, N, e, columns);
+        multiply_tile<Left::by_rows, Into::replace>(values, row_step, grad_T + first, column_step, grad_matrix, block, N, e, columns);
+        for (int64_t c = 0; c < columns; c += LANES<S>) {
+          const int64_t at = first + c;
+          // Beyond the last query grad is 0, and so is all that comes of it.
+          seen_here += differentiate(matrix + c, grad_matrix + c, block, N, load_up_to(logsumexp + at, N - at), in.gate[head],
+                                     positional + at, summed + at, column_step);
         }
-        multiply_tile<Left::by_columns, Into::add>(matrix, row_step, grad_rows, e_step, grad_values, e_step, N, rows, e);
-        multiply_tile<Left::by_columns, Into::add>(grad_matrix, row_step, query_rows, e_step, grad_keys, e_step, N, rows, e);
-        multiply_tile<Left::by_rows, Into::replace>(grad_matrix, row_step, keys, e_step, grad_queries + first * e_step, e_step,
-                                                    rows, N, e);
+        for (int64_t token = first; sample + 1 < last && token < first + columns; ++token) {
+          prefetch_token(in.qkv.queries, sample + 1, head, token, e);
+          prefetch_token(in.qkv.keys, sample + 1, head, token, e);
+          prefetch_token(in.qkv.values, sample + 1, head, token, e);
+          prefetch_token(out.grad, sample + 1, head, token, e);
+        }
+        multiply_tile<Left::by_rows, Into::add>(matrix, block, grad_rows, row_step, grad_values, row_step, N, columns, e);
+        multiply_tile<Left::by_rows, Into::add>(grad_matrix, block, query_rows, row_step, grad_keys, row_step, N, columns, e);
+        multiply_tile<Left::by_columns, Into::replace>(grad_matrix, block, keys, row_step, grad_queries + first * row_step, row_step,
+                                                       columns, N, e);
       }
-      seen += seen_here;
-      unpack_rows(grad_queries, N, e, in.scale, out.qkv.queries.of(sample, head), out.qkv.queries.token_stride);
-      // The queries were packed with the scale in them.
-      unpack_rows(grad_keys, N, e, S(1), out.qkv.keys.of(sample, head), out.qkv.keys.token_stride);
-      unpack_rows(grad_values, N, e, S(1), out.qkv.values.of(sample, head), out.qkv.values.token_stride);
+      seen += sum_lanes<S>(seen_here);
+      // The keys were packed with the scale in them.
+      unpack_rows<T>(grad_queries, row_step, N, e, S(1), out.qkv.queries.of(sample, head), out.qkv.queries.row_step);
+      unpack_rows<T>(grad_keys, row_step, N, e, in.scale, out.qkv.keys.of(sample, head), out.qkv.keys.row_step);
+      unpack_rows<T>(grad_values, row_step, N, e, S(1), out.qkv.values.of(sample, head), out.qkv.values.row_step);
     }
     out.seen[item] = seen;
   }
 }
 
-// Row number begin..end of all heads' rows: the groups' sums added up in order, and their products with `positional`.
+// --- all heads' N x N matrices, between [h, N, N] and the transposed form with padded rows ---
+
 template <class S>
-void sum_groups(const S* combined, const AttentionSizes& sizes, int64_t groups, const S* positional, const S* gate,
-                S* grad_positional, double* dots, int64_t begin, int64_t end) {
-  const int64_t N = sizes.count, row_step = sizes.padded_count(), all = sizes.heads * N * row_step;
-  for (int64_t row = begin; row < end; ++row) {
-    Vector<S> total = {};
-    for_each_vector<S>(N, [&](int64_t c, auto extent) {
-      Vector<S> sum = {};
-      for (int64_t group = 0; group < groups; ++group) sum += load(combined + group * all + row * row_step + c);
-      total += sum * load_at(positional + row * N + c, extent);
-      store_at(grad_positional + row * N + c, sum * gate[row / N], extent);
-    });
-    dots[row] = sum_lanes<S>(total);
+void transpose_positional(const S* positional, const Sizes& sizes, S* transposed) {
+  const int64_t N = sizes.count, step = sizes.column_step();
+  for (int64_t head = 0; head < sizes.heads; ++head) {
+    pack_columns<S>(positional + head * N * N, N, N, N, transposed + head * N * step, step);
+  }
+}
+
+// Heads begin..end: the groups' sums added up in order, times the gate, and their products with `positional`.
+template <class S>
+void sum_groups(const S* combined, const S* positional, const S* gate, const Sizes& sizes, int64_t groups, S* grad_positional,
+                double* dots, int64_t begin, int64_t end) {
+  const int64_t N = sizes.count, step = sizes.column_step();
+  Scratch<S> scratch(2 * step * step);
+  S *sums = scratch.take(N * step), *turned = scratch.take(N * step);
+  for (int64_t head = begin; head < end; ++head) {
+    double dot = 0;
+    for (int64_t key = 0; key < N; ++key) {
+      Vector<S> total = {};
+      for (int64_t c = 0; c < N; c += LANES<S>) {
+        const int64_t at = (head * N + key) * step + c;
+        Vector<S> sum = {};
+        for (int64_t group = 0; group < groups; ++group) sum += load(combined + group * sizes.heads * N * step + at);
+        total += sum * load(positional + at);
+        store(sums + key * step + c, sum);
+      }
+      dot += sum_lanes<S>(total);
+    }
+    dots[head] = dot;
+    pack_columns<S>(sums, step, N, N, turned, step);
+    unpack_rows<S>(turned, step, N, N, gate[head], grad_positional + head * N * N, N);
   }
 }
