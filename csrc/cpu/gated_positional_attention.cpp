@@ -15,6 +15,7 @@
 #include <limits>
 
 #include "common/parallel.h"
+#include "common/streaming.h"
 #include "cpu/gated_positional_attention_arguments.h"
 
 #define MIXFAST_KERNEL "cpu/gated_positional_attention_kernel.h"
@@ -26,7 +27,7 @@ namespace {
 // Of a block of queries' columns of one N x N matrix: in the first cache, with what it is multiplied by.
 constexpr int64_t BLOCK_BYTES = 16 << 10;
 // Backward's pieces of work, at least, where the batch allows it: enough for the threads of a large machine.
-constexpr int64_t PIECES = 64;
+constexpr int64_t PIECES = 48;
 
 Sizes checked_sizes(const Tensor& qkv, const Tensor& positional, const Tensor& gate) {
   STD_TORCH_CHECK(qkv.dim() == 5 && qkv.size(2) == 3, "qkv must be [B, N, 3, h, e]");
@@ -60,6 +61,12 @@ PackedRows<Pointer> packed_rows(const Tensor& qkv, Pointer values) {
 // What products of N^2 e are worth in memory traffic.
 int64_t bytes_worth(const Sizes& sizes, int64_t products) { return products * sizes.count * sizes.count * sizes.width / 8; }
 
+// Rows that do not fill cache lines would be written past the caches in parts.
+bool streams(const Tensor& rows) {
+  const int64_t bytes = element_size(rows.scalar_type()), width = rows.size(rows.dim() - 1);
+  return rows.numel() * bytes >= STREAM_FROM_BYTES && width * bytes % 64 == 0;
+}
+
 // [h, N, padded(N)], the last two dimensions exchanged.
 template <class S>
 Tensor transposed(const Tensor& positional, const Sizes& sizes, ScalarType sums) {
@@ -81,7 +88,7 @@ std::tuple<Tensor, Tensor> gated_positional_attention(Tensor qkv, Tensor positio
     const Tensor result = empty({sizes.batch, sizes.count, sizes.heads, sizes.width}, qkv.scalar_type());
     const Tensor logsumexp = empty({sizes.batch, sizes.heads, sizes.count}, sums);
     const Inputs<T> in{sizes, packed_rows(qkv, data<T>(qkv)), data<S>(places), gates.data(), S(scale)};
-    const Result<T> out{head_rows(result, mutable_data<T>(result)), mutable_data<S>(logsumexp)};
+    const Result<T> out{head_rows(result, mutable_data<T>(result)), mutable_data<S>(logsumexp), streams(result)};
     parallel_for(sizes.batch * sizes.heads, bytes_worth(sizes, 2),
                  [&](int64_t begin, int64_t end) { MIXFAST_CALL(forward<T>, in, out, begin, end); });
     return std::make_tuple(result, logsumexp);
@@ -104,15 +111,15 @@ std::tuple<Tensor, Tensor, Tensor> gated_positional_attention_backward(Tensor gr
     const Tensor places = transposed<S>(positional, sizes, sums);
     logsumexp = as_contiguous_in(logsumexp, sums);
     const std::vector<S> gates = floats_of<S>(gate);
-    const int64_t groups = std::min(batch, (PIECES + heads - 1) / heads);
+    const int64_t groups = std::min(batch, (PIECES + sizes.head_blocks() - 1) / sizes.head_blocks());
     const Tensor grad_qkv = empty(sizes_of(qkv), qkv.scalar_type());
     const Tensor grad_positional = empty({heads, N, N}, sums), grad_gate = empty({heads}, sums);
     const Tensor combined = empty({groups, heads, N, sizes.column_step()}, sums);
     std::vector<double> seen(groups * heads), dots(heads);
     const Inputs<T> in{sizes, packed_rows(qkv, data<T>(qkv)), data<S>(places), gates.data(), S(scale)};
     const Gradients<T> out{head_rows(grad, data<T>(grad)), data<S>(logsumexp),         packed_rows(grad_qkv, mutable_data<T>(grad_qkv)),
-                           groups,                         mutable_data<S>(combined), seen.data()};
-    parallel_for(groups * heads, batch / std::max<int64_t>(groups, 1) * bytes_worth(sizes, 5),
+                           groups,                         mutable_data<S>(combined), seen.data(), streams(grad_qkv)};
+    parallel_for(groups * sizes.head_blocks(), batch / std::max<int64_t>(groups, 1) * HEADS_AT_ONCE * bytes_worth(sizes, 5),
                  [&](int64_t begin, int64_t end) { MIXFAST_CALL(backward<T>, in, out, begin, end); });
     parallel_for(heads, (groups + 2) * N * N * int64_t(sizeof(S)), [&](int64_t begin, int64_t end) {
       MIXFAST_CALL(sum_groups<S>, out.combined, in.positional, in.gate, sizes, groups, mutable_data<S>(grad_positional), dots.data(),

@@ -12,6 +12,9 @@ constexpr int64_t STEP = 16;
 
 inline int64_t padded(int64_t count) { return (count + STEP - 1) / STEP * STEP; }
 
+// Heads whose tokens backward takes from a sample before it goes to the next: their sums over samples should stay in a core's cache.
+constexpr int64_t HEADS_AT_ONCE = 4;
+
 struct Sizes {
   int64_t batch, count, heads, width;  // B, N, h, e
   int64_t block;                       // queries whose columns of the N x N matrices are worked on at once, a multiple of STEP
@@ -22,6 +25,7 @@ struct Sizes {
   // Elements of all tokens, by rows or by columns; of a block of columns.
   int64_t tokens() const { return padded(count) * padded(width); }
   int64_t block_columns() const { return padded(count) * block; }
+  int64_t head_blocks() const { return (heads + HEADS_AT_ONCE - 1) / HEADS_AT_ONCE; }
 };
 
 // One tensor's rows of e channels. Pointer: to const or not.
@@ -53,6 +57,7 @@ template <class T>
 struct Result {
   HeadRows<T*> rows;
   sum_t<T>* logsumexp;  // [B, h, N]
+  bool stream;          // rows are written past the caches (streaming.h)
 };
 
 template <class T>
@@ -65,8 +70,7 @@ struct Gradients {
   // Sums over the samples of a group: of v grad^T, [groups, h, N, padded(N)], and of A * grad v^T over all positions, [groups, h].
   S* combined;
   double* seen;
-
-  int64_t first_sample(int64_t group, int64_t batch) const { return group * batch / groups; }
+  bool stream;  // qkv's rows are written past the caches (streaming.h)
 };
 
 // Hands out parts of one piece of scratch memory, zeros at first, each from a cache line on.
