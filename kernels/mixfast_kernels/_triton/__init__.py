@@ -15,6 +15,8 @@ from mixfast_kernels._register import library
 # Operator: the file that holds its launcher, which has the operator's name and its schema's arguments.
 OPERATORS = {
     "augment": "augment",
+    "gated_positional_attention": "gated_positional_attention",
+    "gated_positional_attention_backward": "gated_positional_attention",
     "mask_mix_encode": "mask_mix_encode",
     "mask_mix_encode_backward": "mask_mix_encode",
     "mixed_cross_entropy": "mixed_cross_entropy",
