@@ -115,19 +115,23 @@ std::tuple<Tensor, Tensor, Tensor> gated_positional_attention_backward(Tensor gr
     const Tensor grad_qkv = empty(sizes_of(qkv), qkv.scalar_type());
     const Tensor grad_positional = empty({heads, N, N}, sums), grad_gate = empty({heads}, sums);
     const Tensor combined = empty({groups, heads, N, sizes.column_step()}, sums);
-    std::vector<double> seen(groups * heads), dots(heads);
+    std::vector<double> gate_parts(groups * heads);
     const Inputs<T> in{sizes, packed_rows(qkv, data<T>(qkv)), data<S>(places), gates.data(), S(scale)};
-    const Gradients<T> out{head_rows(grad, data<T>(grad)), data<S>(logsumexp),         packed_rows(grad_qkv, mutable_data<T>(grad_qkv)),
-                           groups,                         mutable_data<S>(combined), seen.data(), streams(grad_qkv)};
+    const Gradients<T> out{head_rows(grad, data<T>(grad)),
+                           data<S>(logsumexp),
+                           packed_rows(grad_qkv, mutable_data<T>(grad_qkv)),
+                           groups,
+                           mutable_data<S>(combined),
+                           gate_parts.data(),
+                           streams(grad_qkv)};
     parallel_for(groups * sizes.head_blocks(), batch / std::max<int64_t>(groups, 1) * HEADS_AT_ONCE * bytes_worth(sizes, 5),
                  [&](int64_t begin, int64_t end) { MIXFAST_CALL(backward<T>, in, out, begin, end); });
     parallel_for(heads, (groups + 2) * N * N * int64_t(sizeof(S)), [&](int64_t begin, int64_t end) {
-      MIXFAST_CALL(sum_groups<S>, out.combined, in.positional, in.gate, sizes, groups, mutable_data<S>(grad_positional), dots.data(),
-                   begin, end);
+      MIXFAST_CALL(sum_groups<S>, out.combined, in.gate, sizes, groups, mutable_data<S>(grad_positional), begin, end);
     });
     for (int64_t head = 0; head < heads; ++head) {
-      double sum = dots[head];
-      for (int64_t group = 0; group < groups; ++group) sum -= seen[group * heads + head];
+      double sum = 0;
+      for (int64_t group = 0; group < groups; ++group) sum += gate_parts[group * heads + head];
       mutable_data<S>(grad_gate)[head] = S(sum);
     }
     return std::make_tuple(grad_qkv, as_contiguous_in(grad_positional, positional.scalar_type()),

@@ -67,9 +67,9 @@ struct Gradients {
   const S* logsumexp;  // [B, h, N]
   PackedRows<T*> qkv;
   int64_t groups;
-  // Sums over the samples of a group: of v grad^T, [groups, h, N, padded(N)], and of A * grad v^T over all positions, [groups, h].
+  // Sums over the samples of a group: of v grad^T, [groups, h, N, padded(N)], and of the gate's gradients, [groups, h].
   S* combined;
-  double* seen;
+  double* gate;
   bool stream;  // qkv's rows are written past the caches (streaming.h)
 };
 

@@ -89,11 +89,11 @@ void forward(const Inputs<T>& in, const Result<T>& out, int64_t begin, int64_t e
 // --- backward ---
 
 // Of a vector of queries' scores and their products with grad: their columns of the combined matrix in place of the first, the scores'
-// gradients in place of the second, which are added to `summed` before. Gives sum over the keys of A * grad v^T.
+// gradients in place of the second, which are added to `summed` before. Gives what they add to the gate's gradient.
 template <class S>
 inline Vector<S> differentiate(S* columns, S* grads, int64_t step, int64_t count, const Vector<S>& logsumexp, S gate,
                                const S* positional, S* summed, int64_t padded_step) {
-  Vector<S> seen = {};
+  Vector<S> seen = {}, grad_gate = {};
   for (int64_t key = 0; key < count; ++key) {
     const Vector<S> content = exp_lanes<S>(load(columns + key * step) - logsumexp), grad = load(grads + key * step);
     seen += content * grad;
@@ -101,11 +101,15 @@ inline Vector<S> differentiate(S* columns, S* grads, int64_t step, int64_t count
     store(summed + key * padded_step, load(summed + key * padded_step) + grad);
   }
   for (int64_t key = 0; key < count; ++key) {
-    const Vector<S> share = load(columns + key * step) * (1 - gate);
-    store(grads + key * step, share * (load(grads + key * step) - seen));
-    store(columns + key * step, share + load(positional + key * padded_step) * gate);
+    const Vector<S> content = load(columns + key * step), grad = load(grads + key * step),
+                    place = load(positional + key * padded_step);
+    // The difference first: the two sums apart would be large, and mostly cancel.
+    grad_gate += (place - content) * grad;
+    const Vector<S> share = content * (1 - gate);
+    store(grads + key * step, share * (grad - seen));
+    store(columns + key * step, share + place * gate);
   }
-  return seen;
+  return grad_gate;
 }
 
 // A piece of backward's work: some heads of a group of samples, sample by sample, so that what lies side by side is used together.
@@ -144,7 +148,7 @@ void backward(const Inputs<T>& in, const Gradients<T>& out, int64_t begin, int64
     Piece piece(sizes, out.groups, number);
     const int64_t first_sum = piece.group * sizes.heads + piece.first_head;
     std::fill_n(out.combined + first_sum * N * column_step, (piece.last_head - piece.first_head) * N * column_step, S(0));
-    std::fill_n(out.seen + first_sum, piece.last_head - piece.first_head, 0.0);
+    std::fill_n(out.gate + first_sum, piece.last_head - piece.first_head, 0.0);
     while (!piece.is_done()) {
       const int64_t sample = piece.sample, head = piece.head;
       piece.advance();
@@ -159,7 +163,7 @@ void backward(const Inputs<T>& in, const Gradients<T>& out, int64_t begin, int64
       std::fill_n(grad_keys, sizes.tokens(), S(0));
       std::fill_n(grad_values, sizes.tokens(), S(0));
       const S* logsumexp = out.logsumexp + (sample * sizes.heads + head) * N;
-      Vector<S> seen = {};
+      Vector<S> grad_gate = {};
       for (int64_t first = 0; first < N; first += block) {
         const int64_t columns = std::min(block, N - first);
         const S *query_rows = queries + first * row_step, *grad_rows = grad + first * row_step;
@@ -168,7 +172,7 @@ void backward(const Inputs<T>& in, const Gradients<T>& out, int64_t begin, int64
         for (int64_t c = 0; c < columns; c += LANES<S>) {
           const int64_t at = first + c;
           // Beyond the last query grad is 0, and so is all that comes of it.
-          seen += differentiate(matrix + c, grad_matrix + c, block, N, load_up_to(logsumexp + at, N - at), in.gate[head],
+          grad_gate += differentiate(matrix + c, grad_matrix + c, block, N, load_up_to(logsumexp + at, N - at), in.gate[head],
                                 positional + at, summed + at, column_step);
         }
         for (int64_t token = first; !piece.is_done() && token < first + columns; ++token) {
@@ -182,7 +186,7 @@ void backward(const Inputs<T>& in, const Gradients<T>& out, int64_t begin, int64
         multiply_tile<Left::by_columns, Into::replace>(grad_matrix, block, keys, row_step, grad_queries + first * row_step, row_step,
                                                        columns, N, e);
       }
-      out.seen[piece.group * sizes.heads + head] += sum_lanes<S>(seen);
+      out.gate[piece.group * sizes.heads + head] += sum_lanes<S>(grad_gate);
       // The keys were packed with the scale in them.
       const PackedRows<T*>& to = out.qkv;
       put_rows<T>(grad_queries, sizes, S(1), row, out.stream, to.queries.of(sample, head), to.queries.row_step);
@@ -203,27 +207,18 @@ void transpose_positional(const S* positional, const Sizes& sizes, S* transposed
   }
 }
 
-// Heads begin..end: the groups' sums added up in order, times the gate, and their products with `positional`.
+// Heads begin..end: the groups' sums added up in order, times the gate.
 template <class S>
-void sum_groups(const S* combined, const S* positional, const S* gate, const Sizes& sizes, int64_t groups, S* grad_positional,
-                double* dots, int64_t begin, int64_t end) {
+void sum_groups(const S* combined, const S* gate, const Sizes& sizes, int64_t groups, S* grad_positional, int64_t begin, int64_t end) {
   const int64_t N = sizes.count, step = sizes.column_step();
-  Scratch<S> scratch(2 * step * step);
+  Scratch<S> scratch(2 * N * step);
   S *sums = scratch.take(N * step), *turned = scratch.take(N * step);
   for (int64_t head = begin; head < end; ++head) {
-    double dot = 0;
-    for (int64_t key = 0; key < N; ++key) {
-      Vector<S> total = {};
-      for (int64_t c = 0; c < N; c += LANES<S>) {
-        const int64_t at = (head * N + key) * step + c;
-        Vector<S> sum = {};
-        for (int64_t group = 0; group < groups; ++group) sum += load(combined + group * sizes.heads * N * step + at);
-        total += sum * load(positional + at);
-        store(sums + key * step + c, sum);
-      }
-      dot += sum_lanes<S>(total);
+    for (int64_t at = 0; at < N * step; at += LANES<S>) {
+      Vector<S> sum = {};
+      for (int64_t group = 0; group < groups; ++group) sum += load(combined + (group * sizes.heads + head) * N * step + at);
+      store(sums + at, sum);
     }
-    dots[head] = dot;
     pack_columns<S>(sums, step, N, N, turned, step);
     unpack_rows<S>(turned, step, N, N, gate[head], grad_positional + head * N * N, N);
   }

@@ -18,6 +18,10 @@ from torch import Tensor
 
 from mixfast_kernels._backends import backends
 from mixfast_kernels.augment import augment, augment_reference
+from mixfast_kernels.gated_positional_attention import (
+    gated_positional_attention,
+    gated_positional_attention_reference,
+)
 from mixfast_kernels.mask_mix_encode import mask_mix_encode, mask_mix_encode_reference
 from mixfast_kernels.mixed_cross_entropy import mixed_cross_entropy, mixed_cross_entropy_reference
 from mixfast_kernels.mixing import Mixing
@@ -128,6 +132,17 @@ def cases() -> Iterator[Case]:
     yield Case("source_attribution, embedding", leaves, boxes((4, 4)), (), attribute, plain_embedding)
     leaves = (*leaves, normal(INPUTS, 32, 32) / 6)
     yield Case("source_attribution, encoding", leaves, boxes((4, 4)), (), attribute, plain_encoding)
+
+    def attend(qkv: Tensor, positional: Tensor, gate: Tensor, mixing: None) -> Tensor:
+        return gated_positional_attention(qkv, positional, gate)
+
+    def plain_attend(qkv: Tensor, positional: Tensor, gate: Tensor, *_: None) -> Tensor:
+        return gated_positional_attention_reference(qkv, positional, gate, qkv.shape[4] ** -0.5)[0]
+
+    # A head that a block holds, and one that takes several with a partial last one.
+    for count in (16, 70):
+        leaves = (normal(BATCH, count, 3, 2, 20), normal(2, count, count).softmax(2), normal(2).sigmoid())
+        yield Case(f"gated_positional_attention, {count} tokens", leaves, None, (), attend, plain_attend)
 
     def loss(logits: Tensor, weight: Tensor, share: Tensor, mixing: None, target: Tensor, other: Tensor) -> Tensor:
         return mixed_cross_entropy(logits, target, weight, other=other, share=share, smoothing=0.1)

@@ -1,4 +1,4 @@
-"""Draws of mixes and layouts of images that the operators' tests share."""
+"""Draws of mixes, attention and layouts of images that the operators' tests share."""
 
 from __future__ import annotations
 
@@ -33,3 +33,14 @@ def laid_out(images, layout):
     if layout == "expanded":
         return images[:, :1].expand_as(images)
     return images
+
+
+def randn(*shape, seed):
+    """Float64, always the same."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def draw_attention(batch, count, heads, width, dtype=torch.float64):
+    """qkv ``[B, N, 3, h, e]``, positional ``[h, N, N]`` and gate ``[h]``, as a GPSA layer has them."""
+    qkv, positional = randn(batch, count, 3, heads, width, seed=1), (2 * randn(heads, count, count, seed=2)).softmax(2)
+    return qkv.to(dtype), positional.to(dtype), randn(heads, seed=3).sigmoid().to(dtype)

@@ -19,7 +19,14 @@ from mixfast_kernels import Mixing
 FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 OTHERS = [torch.int64, torch.int32, torch.uint8, torch.bool, torch.complex64]
 REFUSALS = (TypeError, ValueError, IndexError)
-OPERATORS = ("augment", "mask_mix_encode", "mixed_cross_entropy", "source_attribution", "unmix_pool")
+OPERATORS = (
+    "augment",
+    "gated_positional_attention",
+    "mask_mix_encode",
+    "mixed_cross_entropy",
+    "source_attribution",
+    "unmix_pool",
+)
 
 
 class Fuzzer:
@@ -113,6 +120,14 @@ class Fuzzer:
             mixing=self.mixing(self.batch, sources, size) if sources > 1 or self.chance(0.1) else None,
             pad=pad, mean=statistic, std=statistic, out_size=size,
             dtype=self.random.choice([*FLOATS, torch.uint8, torch.int32]),
+        )  # fmt: skip
+
+    def gated_positional_attention(self):
+        heads, width = self.random.choice([1, 2, 5]), self.random.choice([1, 4, 33])
+        count = self.height * self.width
+        return mk.gated_positional_attention(
+            self.tensor(self.batch, count, 3, heads, width), self.tensor(heads, count, count), self.tensor(heads),
+            scale=self.random.choice([None, None, 0.5, 2, -1.0, float("inf"), "1"]),
         )  # fmt: skip
 
     def mask_mix_encode(self):

@@ -8,7 +8,14 @@ import torch
 from mixfast_kernels import selfcheck
 
 CPU = torch.device("cpu")
-OPERATORS = {"mask_mix_encode", "unmix_pool", "source_attribution", "mixed_cross_entropy", "augment"}
+OPERATORS = {
+    "mask_mix_encode",
+    "unmix_pool",
+    "source_attribution",
+    "gated_positional_attention",
+    "mixed_cross_entropy",
+    "augment",
+}
 
 
 def test_every_operator_is_right_here():

@@ -34,16 +34,22 @@ from mixfast_kernels.gated_positional_attention import (
 
 repair()
 
-# By an element's size: tiles of BLOCK_M queries and BLOCK_N keys; backward holds two of them and their sums.
+# By an element's size: tiles of BLOCK_M queries and BLOCK_N keys. Float32 products run outside the tensor cores and hold
+# their operands in registers, float64 ones in twice as many. One program has all of a head where it fits WHOLE's tile.
 FORWARD = {
-    2: {"BLOCK_M": 64, "BLOCK_N": 64, "num_warps": 4},
+    2: {"BLOCK_M": 64, "BLOCK_N": 64, "num_warps": 8},
     4: {"BLOCK_M": 64, "BLOCK_N": 64, "num_warps": 8},
-    8: {"BLOCK_M": 32, "BLOCK_N": 32, "num_warps": 4},
+    8: {"BLOCK_M": 16, "BLOCK_N": 16, "num_warps": 4},
+}
+WHOLE = {
+    2: {"BLOCK_M": 64, "BLOCK_N": 64, "num_warps": 8},
+    4: {"BLOCK_M": 64, "BLOCK_N": 64, "num_warps": 8},
+    8: {"BLOCK_M": 16, "BLOCK_N": 16, "num_warps": 4},
 }
 BACKWARD = {
     2: {"BLOCK_M": 64, "BLOCK_N": 64, "num_warps": 8},
-    4: {"BLOCK_M": 64, "BLOCK_N": 64, "num_warps": 8},
-    8: {"BLOCK_M": 32, "BLOCK_N": 32, "num_warps": 8},
+    4: {"BLOCK_M": 32, "BLOCK_N": 32, "num_warps": 4},
+    8: {"BLOCK_M": 16, "BLOCK_N": 16, "num_warps": 4},
 }
 WIDEST_HEAD = 128
 # The parts of positional's gradient: enough programs for a large card, few enough to add up quickly.
@@ -89,11 +95,12 @@ def gated_positional_attention_backward(
         grad_qkv_BNPHE, seen_BHN,
     )  # fmt: skip
     strides = (*grad_BNHE.stride()[:3], *qkv_BNPHE.stride()[:4])
-    constants, blocks = _constants(qkv_BNPHE), _blocks(BACKWARD, qkv_BNPHE)
+    is_whole = count <= WHOLE[qkv_BNPHE.element_size()]["BLOCK_M"]
+    constants, blocks = _constants(qkv_BNPHE), _blocks(WHOLE if is_whole else BACKWARD, qkv_BNPHE)
     queries, keys = (triton.cdiv(count, blocks[name]) for name in ("BLOCK_M", "BLOCK_N"))
     with torch.cuda.device_of(qkv_BNPHE):
         more = {"SCALE": scale, **constants, **blocks}
-        if queries == keys == 1:
+        if is_whole:
             whole_gradient_kernel[(batch * heads,)](*tensors, *strides, **more)
         else:
             queries_gradient_kernel[(batch * heads * queries,)](*tensors, *strides, **more)
