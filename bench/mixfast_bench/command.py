@@ -21,7 +21,8 @@ from mixfast.training.compiling import missing_compiler
 from mixfast.training.session import resolve_device
 from mixfast_bench import machine
 from mixfast_bench.cases import Batches, Rounds, at_least, synthetic_images
-from mixfast_bench.kernel_cases import KERNEL_CASES, KernelCase
+from mixfast_bench.kernel_cases import KERNEL_CASES
+from mixfast_bench.kernel_problems import KernelCase
 from mixfast_bench.kernels import COPY, measure_kernels
 from mixfast_bench.measure import Timings
 from mixfast_bench.plots import plot_kernels

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from mixfast_bench.kernel_cases import Call, KernelCase, Problem, Rival
+from mixfast_bench.kernel_problems import Call, KernelCase, Problem, Rival
 from mixfast_bench.machine import Copy, MatrixProduct
 from mixfast_bench.measure import Contender, Mark, interleave, time_turn
 from mixfast_bench.runs import WARM_UP_RUNS

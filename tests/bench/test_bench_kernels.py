@@ -8,7 +8,8 @@ import json
 import pytest
 import torch
 from mixfast_bench import kernel_cases, kernels, machine
-from mixfast_bench.kernel_cases import KERNEL_CASES, KernelCase, Problem, Rival, loss, pool, stem
+from mixfast_bench.kernel_cases import KERNEL_CASES, loss, pool, stem
+from mixfast_bench.kernel_problems import KernelCase, Problem, Rival
 from mixfast_bench.kernels import (
     BOTH,
     COMPILED,
