@@ -45,7 +45,8 @@ def load() -> None:
     """Puts faster operators over the references, where they can be had.
 
     By default C++ on the CPU; on CUDA devices Triton, or the CUDA library where Triton is not installed. (Of that one
-    ``mixed_cross_entropy`` and ``source_attribution`` keep their references.) ``MIXFAST_BACKEND`` chooses:
+    ``mixed_cross_entropy``, ``source_attribution`` and ``gated_positional_attention`` keep their references.)
+    ``MIXFAST_BACKEND`` chooses:
 
     - ``reference``: the references everywhere.
     - ``native``: as by default, but it is an error that there is no C++ library.
