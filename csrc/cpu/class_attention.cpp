@@ -117,24 +117,21 @@ class Batch {
   std::vector<S> source_;  // [M, stride]
 };
 
-std::tuple<Tensor, Tensor> class_attention(Tensor tokens, Tensor class_token, Tensor query, OptionalTensor source, OptionalTensor inside,
-                                           OptionalTensor outside, OptionalTensor box, OptionalTensor bitmap,
-                                           std::vector<int64_t> grid, double eps) {
+Tensor class_attention(Tensor tokens, Tensor class_token, Tensor query, OptionalTensor source, OptionalTensor inside,
+                       OptionalTensor outside, OptionalTensor box, OptionalTensor bitmap, std::vector<int64_t> grid, double eps) {
   const Arguments arguments{tokens, class_token, query, source, inside, outside, box, bitmap, grid, eps};
   check_arguments(arguments);
-  const ScalarType sums = sum_dtype(tokens.scalar_type());
-  const Tensor result = empty(sizes_of(query), sums), logsumexp = empty({query.size(0), query.size(1), query.size(2)}, sums);
+  const Tensor result = empty(sizes_of(query), sum_dtype(tokens.scalar_type()));
   call_for_float(tokens.scalar_type(), [&](auto tag) {
     using T = typename decltype(tag)::type;
     using S = sum_t<T>;
     const Batch<T> batch(arguments);
-    S *results = mutable_data<S>(result), *normalisers = mutable_data<S>(logsumexp);
-    const int64_t queries = batch.sizes.queries(), width = batch.sizes.width;
+    const int64_t step = batch.sizes.queries() * batch.sizes.width;
     batch.for_each_sample([&](int64_t b, const AttentionSample<T>& sample, const auto& space) {
-      MIXFAST_CALL(forward_sample<T>, batch.sizes, sample, S(eps), space, results + b * queries * width, normalisers + b * queries);
+      MIXFAST_CALL(forward_sample<T>, batch.sizes, sample, S(eps), space, mutable_data<S>(result) + b * step);
     });
   });
-  return {result, logsumexp};
+  return result;
 }
 
 // From each sample's sums to the gradient of the sources [M, d].
@@ -175,13 +172,10 @@ Tensor zone_gradient(Batch<T>& batch, const std::vector<S>& sums, int64_t row) {
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> class_attention_backward(
     Tensor grad, Tensor tokens, Tensor class_token, Tensor query, OptionalTensor source, OptionalTensor inside, OptionalTensor outside,
-    OptionalTensor box, OptionalTensor bitmap, Tensor /* result */, Tensor logsumexp, std::vector<int64_t> grid, double eps,
-    bool zones) {
+    OptionalTensor box, OptionalTensor bitmap, std::vector<int64_t> grid, double eps, bool zones) {
   const Arguments arguments{tokens, class_token, query, source, inside, outside, box, bitmap, grid, eps};
   check_arguments(arguments);
   STD_TORCH_CHECK(sizes_of(grad) == sizes_of(query), "grad must have the shape of query");
-  STD_TORCH_CHECK(sizes_of(logsumexp) == (std::vector<int64_t>{query.size(0), query.size(1), query.size(2)}),
-                  "logsumexp must be [B, S, h] like query");
   const ScalarType sums = sum_dtype(tokens.scalar_type());
   const Tensor grad_tokens = empty(sizes_of(tokens), tokens.scalar_type()), grad_class = empty(sizes_of(class_token), sums),
                grad_query = empty(sizes_of(query), sums);
@@ -192,14 +186,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> class_attention_backw
     using S = sum_t<T>;
     Batch<T> batch(arguments);
     const AttentionSizes& sizes = batch.sizes;
-    const Tensor grads = in_sums_dtype<S>(grad), normalisers = in_sums_dtype<S>(logsumexp);
+    const Tensor grads = in_sums_dtype<S>(grad);
     const int64_t source_step = batch.source_sums() * sizes.stride(), class_step = sizes.sets * sizes.width,
                   query_step = sizes.queries() * sizes.width, token_step = sizes.count * sizes.width;
     std::vector<S> source_sums(batch.count * source_step);
     const bool stream = tokens.numel() * int64_t(sizeof(T)) >= STREAM_FROM_BYTES;
     batch.for_each_sample([&](int64_t b, AttentionSample<T> sample, const auto& space) {
       sample.grad = data<S>(grads) + b * query_step;
-      sample.logsumexp = data<S>(normalisers) + b * sizes.queries();
       const AttentionGradients<T> out{mutable_data<T>(grad_tokens) + b * token_step, mutable_data<S>(grad_class) + b * class_step,
                                       mutable_data<S>(grad_query) + b * query_step,
                                       source_step > 0 ? source_sums.data() + b * source_step : nullptr, stream};

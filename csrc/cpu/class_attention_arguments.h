@@ -33,7 +33,7 @@ struct SampleSource {
   const S* uncovered = nullptr;
 };
 
-// One sample's arguments, and what the forward pass found.
+// One sample's arguments.
 template <class T>
 struct AttentionSample {
   using S = sum_t<T>;
@@ -42,9 +42,7 @@ struct AttentionSample {
   const S* class_tokens;  // [sets, width]
   const S* query;         // [sets, heads, width]
   SampleSource<S> source = {};
-  // Of the backward pass alone:
-  const S* grad = nullptr;       // of the result; like query
-  const S* logsumexp = nullptr;  // [sets, heads]
+  const S* grad = nullptr;  // of the result, like query; backward only
 };
 
 // Where one sample's gradients go.
@@ -72,7 +70,7 @@ class AttentionSpace {
         query_sums(rows(sizes, sizes.queries())),
         products(zeros(2 * sizes.queries() * whole_blocks(sizes.count))),
         class_products(zeros(2 * 4 * sizes.heads)),
-        attention(zeros(whole_blocks(sizes.count))),
+        scores(zeros(whole_blocks(sizes.count))),
         along(zeros(whole_blocks(sizes.count))),
         grads(rows(sizes, BLOCK + (sizes.groups > 1 ? whole_blocks(sizes.count) : 0))) {}
 
@@ -85,7 +83,7 @@ class AttentionSpace {
   Buffer<S> query_sums;  // forward: results; backward: gradients of queries
   Buffer<S> products;    // of queries with keys
   Buffer<S> class_products;  // with one class token, four places each
-  Buffer<S> attention;       // the rest: backward only. Of one query
+  Buffer<S> scores;          // the rest: backward only. Of one query
   Buffer<S> along;           // weights of the keys in their tokens' gradients
   Buffer<S> grads;           // of a block's tokens; where there are groups also of all tokens, over the groups
 

@@ -5,7 +5,7 @@
 // and its token r times that without its mean and its part along x^. The mean leaves by taking q and g without theirs, and the part
 // along x^ is known beforehand: sum over heads of p (g . x^) + ds s. So a token's gradient is one sum of 2 h + 1 rows.
 
-// The products of one set's queries and gradients with some keys, [queries, step] each, and what becomes of them.
+// The products of some queries and of their gradients with some keys, [queries, step] each, and what becomes of them.
 template <class S>
 struct KeyProducts {
   S* of_queries;
@@ -13,40 +13,32 @@ struct KeyProducts {
   int64_t step;
   const S* scales;  // of the keys
   int64_t count;
-  S* along;      // [count]: grows by what the keys' part along themselves weighs in their tokens' gradients
-  S* attention;  // [count], work memory
+  S* along;  // [count]: grows by what the keys' part along themselves weighs in their tokens' gradients
 };
 
-// Turns products into scores and products with whole keys, fills in `attention`; returns the sum of attention * product.
+// The sum over keys of attention * product, with whole keys.
 template <class S>
-inline S attend(const KeyProducts<S>& keys, int64_t query, S logsumexp) {
+inline S sum_products(const KeyProducts<S>& keys, int64_t query, const S* attention) {
+  const S* products = keys.of_grads + query * keys.step;
   Vector<S> sums = {};
   for_each_vector<S>(keys.count, [&](int64_t n, auto extent) {
-    S *score_at = keys.of_queries + query * keys.step + n, *product_at = keys.of_grads + query * keys.step + n;
-    const Vector<S> scale = load_at(keys.scales + n, extent);
-    const Vector<S> score = load_at(score_at, extent) * scale, product = load_at(product_at, extent) * scale;
-    const Vector<S> attention = exp_lanes<S>(score - logsumexp);
-    store_at(score_at, score, extent);
-    store_at(product_at, product, extent);
-    store_at(keys.attention + n, attention, extent);
-    sums += in_extent<S>(attention * product, Vector<S>{}, extent);
+    sums += load_at(products + n, extent) * load_at(keys.scales + n, extent) * load_at(attention + n, extent);
   });
   return sum_lanes<S>(sums);
 }
 
-// Turns scores and products into what the keys' rows (those without mean) weigh in the query's gradient, ds r, and what the gradient
+// Turns one query's products into what the keys' rows (those without mean) weigh in its gradient, ds r, and what its result's gradient
 // weighs in the tokens', p r; delta: the sum over all keys of attention * product.
 template <class S>
-inline void weigh(const KeyProducts<S>& keys, int64_t query, S delta, S width) {
+inline void weigh(const KeyProducts<S>& keys, int64_t query, const S* attention, const S* scores, S delta, S width) {
+  S *of_query = keys.of_queries + query * keys.step, *of_grad = keys.of_grads + query * keys.step;
   for_each_vector<S>(keys.count, [&](int64_t n, auto extent) {
-    S *score_at = keys.of_queries + query * keys.step + n, *product_at = keys.of_grads + query * keys.step + n;
-    const Vector<S> scale = load_at(keys.scales + n, extent), attention = load_at(keys.attention + n, extent);
-    const Vector<S> score = load_at(score_at, extent), product = load_at(product_at, extent);
-    const Vector<S> grad_score = attention * (product - delta);
-    const Vector<S> along = (attention * product + grad_score * score) * scale * scale * (-1 / width);
-    store_at(keys.along + n, load_at(keys.along + n, extent) + along, extent);
-    store_at(score_at, grad_score * scale, extent);
-    store_at(product_at, attention * scale, extent);
+    const Vector<S> scale = load_at(keys.scales + n, extent), p = load_at(attention + n, extent);
+    const Vector<S> product = load_at(of_grad + n, extent) * scale, grad_score = p * (product - delta);
+    const Vector<S> along = p * product + grad_score * load_at(scores + n, extent);
+    store_at(keys.along + n, load_at(keys.along + n, extent) - along * scale * scale * (1 / width), extent);
+    store_at(of_query + n, grad_score * scale, extent);
+    store_at(of_grad + n, p * scale, extent);
   });
 }
 
@@ -65,8 +57,7 @@ void class_backward(const KeyProducts<S>& products, const S* key, const S* queri
 
 // Products of the queries of one group of sets, and of their gradients, with all tokens and class tokens, made into weights of rows.
 template <class T>
-void weigh_group(const AttentionSizes& sizes, const AttentionSample<T>& sample, int64_t group, const AttentionSpace<sum_t<T>>& space,
-                 const AttentionGradients<T>& out) {
+void weigh_group(const AttentionSizes& sizes, int64_t group, const AttentionSpace<sum_t<T>>& space, const AttentionGradients<T>& out) {
   using S = sum_t<T>;
   const int64_t width = sizes.width, stride = sizes.stride(), heads = sizes.heads, together = sizes.group_queries(),
                 step = whole_blocks(sizes.count);
@@ -76,19 +67,20 @@ void weigh_group(const AttentionSizes& sizes, const AttentionSample<T>& sample, 
   for (int64_t i = 0; i < sizes.group_sets(); ++i) {
     const int64_t set = group * sizes.group_sets() + i, first = i * heads;
     const S *key = space.class_keys.get() + set * stride, *of_set = queries + first * stride, *grads = of_set + together * stride;
-    S class_along = 0, class_attention;
-    S* class_products = space.class_products.get();
-    const KeyProducts<S> class_token{class_products, class_products + heads * DOT_KEYS, DOT_KEYS, space.class_scales.get() + set, 1,
-                                     &class_along, &class_attention};
+    S class_along = 0, *class_products = space.class_products.get(), *scores = space.scores.get();
+    const S* class_scale = space.class_scales.get() + set;
+    const KeyProducts<S> class_token{class_products, class_products + heads * DOT_KEYS, DOT_KEYS, class_scale, 1, &class_along};
     const KeyProducts<S> tokens{products + first * step, products + (together + first) * step, step, space.key_scales.get(),
-                                sizes.count, along, space.attention.get()};
+                                sizes.count, along};
     multiply_rows(of_set, heads, key, 1, stride, class_token.of_queries, DOT_KEYS);
     multiply_rows(grads, heads, key, 1, stride, class_token.of_grads, DOT_KEYS);
     for (int64_t h = 0; h < heads; ++h) {
-      const S logsumexp = sample.logsumexp[set * heads + h];
-      const S delta = attend(class_token, h, logsumexp) + attend(tokens, h, logsumexp);
-      weigh(class_token, h, delta, S(width));
-      weigh(tokens, h, delta, S(width));
+      const S class_score = class_products[h * DOT_KEYS] * *class_scale;
+      S* attention = tokens.of_queries + h * step;
+      const S class_attention = attend(attention, tokens.scales, sizes.count, class_score, scores);
+      const S delta = sum_products(tokens, h, attention) + sum_products(class_token, h, &class_attention);
+      weigh(tokens, h, attention, scores, delta, S(width));
+      weigh(class_token, h, &class_attention, &class_score, delta, S(width));
     }
     class_backward(class_token, key, of_set, grads, heads, width, stride, space.query_sums.get() + set * heads * stride,
                    space.grads.get(), out.class_tokens + set * width);
@@ -137,7 +129,7 @@ void backward_sample(const AttentionSizes& sizes, const AttentionSample<T>& samp
     centre_rows(sample.query + query * width, together, width, queries, stride);
     centre_rows(sample.grad + query * width, together, width, queries + together * stride, stride);
     multiply_by_tokens(sizes, sample, space, group, queries, 2 * together, eps);
-    weigh_group(sizes, sample, group, space, out);
+    weigh_group(sizes, group, space, out);
     for (int64_t n = 0; n < count; n += BLOCK) {
       const int64_t block = count - n < BLOCK ? count - n : BLOCK;
       // Gradients of one group's tokens, and where there are more groups those of all.

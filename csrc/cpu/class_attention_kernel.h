@@ -128,35 +128,38 @@ void multiply_by_tokens(const AttentionSizes& sizes, const AttentionSample<T>& s
 // Terms of a sum taken at a time: rounding grows with the longest run of additions.
 constexpr int64_t LONG = 64;
 
-// From one query's products with the keys to what each key's row weighs in the result; returns the class token's share of the
-// attention, and the log-normaliser. (A score that is NaN need not be the largest: its exponential makes all sums NaN.)
+// Turns one query's products with the keys into its attention to them; returns that to the class token. A score that is NaN need not
+// be the largest: its exponential makes all of them NaN. scores: where the scores themselves are kept; may be `products`.
 template <class S>
-inline S soften(S* products, const S* scales, int64_t count, S class_score, S* logsumexp) {
+inline S attend(S* products, const S* scales, int64_t count, S class_score, S* scores) {
   Vector<S> most = broadcast(class_score);
   for_each_vector<S>(count, [&](int64_t n, auto extent) {
     const Vector<S> score = load_at(products + n, extent) * load_at(scales + n, extent);
-    store_at(products + n, score, extent);
+    store_at(scores + n, score, extent);
     most = in_extent<S>(at_least(score, most), most, extent);
   });
   const S largest = max_lanes<S>(most);
   Vector<S> sums = {};
   for_each_vector<S>(count, [&](int64_t n, auto extent) {
-    const Vector<S> mass = in_extent<S>(exp_lanes<S>(load_at(products + n, extent) - largest), Vector<S>{}, extent);
+    const Vector<S> mass = in_extent<S>(exp_lanes<S>(load_at(scores + n, extent) - largest), Vector<S>{}, extent);
     store_at(products + n, mass, extent);
     sums += mass;
   });
-  const S class_mass = exp_lanes<S>(broadcast(class_score - largest))[0], total = sum_lanes<S>(sums) + class_mass;
-  *logsumexp = largest + std::log(total);
-  const S share = 1 / total;
-  for_each_vector<S>(count, [&](int64_t n, auto extent) {
-    store_at(products + n, load_at(products + n, extent) * load_at(scales + n, extent) * share, extent);
-  });
+  const S class_mass = exp_lanes<S>(broadcast(class_score - largest))[0], share = 1 / (sum_lanes<S>(sums) + class_mass);
+  for_each_vector<S>(count, [&](int64_t n, auto extent) { store_at(products + n, load_at(products + n, extent) * share, extent); });
   return class_mass * share;
+}
+
+template <class S>
+inline void scale_by(S* values, const S* scales, int64_t count) {
+  for_each_vector<S>(count, [&](int64_t n, auto extent) {
+    store_at(values + n, load_at(values + n, extent) * load_at(scales + n, extent), extent);
+  });
 }
 
 template <class T>
 void forward_sample(const AttentionSizes& sizes, const AttentionSample<T>& sample, sum_t<T> eps, const AttentionSpace<sum_t<T>>& space,
-                    sum_t<T>* result, sum_t<T>* logsumexp) {
+                    sum_t<T>* result) {
   using S = sum_t<T>;
   const int64_t count = sizes.count, width = sizes.width, stride = sizes.stride(), heads = sizes.heads, step = whole_blocks(count);
   S *keys = space.keys.get(), *scales = space.key_scales.get(), *class_keys = space.class_keys.get(),
@@ -174,8 +177,10 @@ void forward_sample(const AttentionSizes& sizes, const AttentionSample<T>& sampl
       multiply_rows(queries + query * stride, heads, class_keys + set * stride, 1, stride, class_scores, DOT_KEYS);
       for (int64_t h = 0; h < heads; ++h) {
         const S class_score = class_scores[h * DOT_KEYS] * class_scales[set];
+        S* weights = scores + h * step;
         // Over a product that was read already: they lie DOT_KEYS apart.
-        class_scores[h] = class_scales[set] * soften(scores + h * step, scales, count, class_score, logsumexp + query + h);
+        class_scores[h] = attend(weights, scales, count, class_score, weights) * class_scales[set];
+        scale_by(weights, scales, count);
       }
       S* to = results + query * stride;
       sum_rows<S>({to, heads, class_keys + set * stride, 0, class_scores, scores, step, 1, keys, count < LONG ? count : LONG, stride});

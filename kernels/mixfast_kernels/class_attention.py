@@ -64,12 +64,10 @@ def _by_set(values: Tensor, sets: int) -> Tensor:
     return values.reshape(batch, sets, count // sets * heads, size)
 
 
-def _probabilities(query: Tensor, keys: Tensor, class_key: Tensor) -> tuple[Tensor, Tensor]:
-    """The attention ``[B, S, h, 1 + N]``, the class token first, and its log-normaliser ``[B, S, h]``."""
-    scores = (_by_set(query, keys.shape[1]) @ keys.transpose(2, 3)).view(*query.shape[:3], keys.shape[2])
-    scores = torch.cat((query @ class_key[..., None], scores), 3)
-    logsumexp = scores.logsumexp(3)
-    return (scores - logsumexp[..., None]).exp(), logsumexp
+def _products(rows: Tensor, keys: Tensor, class_key: Tensor) -> Tensor:
+    """Of ``[B, S, h, d]`` with all keys, the class token first: ``[B, S, h, 1 + N]``."""
+    products = (_by_set(rows, keys.shape[1]) @ keys.transpose(2, 3)).view(*rows.shape[:3], keys.shape[2])
+    return torch.cat((rows @ class_key[..., None], products), 3)
 
 
 def class_attention_reference(
@@ -83,18 +81,18 @@ def class_attention_reference(
     bitmap: Tensor | None,
     grid: list[int],
     eps: float,
-) -> tuple[Tensor, Tensor]:
-    """Plain PyTorch: tokens ``[B, N, d]``, class_token ``[B, S, d]``, query ``[B, S, h, d]`` to result ``[B, S, h, d]`` and
-    log-normaliser ``[B, S, h]``, both float32, or float64 for float64 tokens. ``grid`` is that of the zones, empty without."""
+) -> Tensor:
+    """Plain PyTorch: tokens ``[B, N, d]``, class_token ``[B, S, d]`` and query ``[B, S, h, d]`` to ``[B, S, h, d]`` in float32, or
+    float64 for float64 tokens. ``grid`` is that of the zones, empty without."""
     with torch.autocast(tokens.device.type, enabled=False):
         sums = torch.promote_types(tokens.dtype, torch.float32)
         wide_source = None if source is None else source.to(sums)
         mixing = _mixing(inside, outside, box, bitmap, grid)
         keys, _ = _normalised(_with_source(tokens.to(sums), wide_source, mixing), eps)
         class_key, _ = _normalised(class_token.to(sums), eps)
-        attention, logsumexp = _probabilities(query.to(sums), keys, class_key)
+        attention = _products(query.to(sums), keys, class_key).softmax(3)
         result = (_by_set(attention[..., 1:], keys.shape[1]) @ keys).view(query.shape)
-        return result + attention[..., :1] * class_key[:, :, None], logsumexp
+        return result + attention[..., :1] * class_key[:, :, None]
 
 
 def class_attention_backward_reference(
@@ -107,16 +105,13 @@ def class_attention_backward_reference(
     outside: Tensor | None,
     box: Tensor | None,
     bitmap: Tensor | None,
-    result: Tensor,
-    logsumexp: Tensor,
     grid: list[int],
     eps: float,
     zones: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of tokens, class_token, query, source, inside and outside; empty for what is absent or not wanted (``zones``).
 
-    ``result`` and ``logsumexp`` are the forward pass's. They only save work, and this form takes none of them: so its own
-    derivative is the whole second derivative.
+    Nothing is kept from the forward pass: attention and its sums are taken anew, from one reading of the tokens.
     """
     with torch.autocast(tokens.device.type, enabled=False):
         sums = torch.promote_types(tokens.dtype, torch.float32)
@@ -125,9 +120,8 @@ def class_attention_backward_reference(
         keys, scale = _normalised(_with_source(tokens.to(sums), wide_source, mixing), eps)
         class_key, class_scale = _normalised(class_token.to(sums), eps)
         sets, grad, wide = keys.shape[1], grad.to(sums), query.to(sums)
-        attention, _ = _probabilities(wide, keys, class_key)
-        products = (_by_set(grad, sets) @ keys.transpose(2, 3)).view(*query.shape[:3], keys.shape[2])
-        products = torch.cat((grad @ class_key[..., None], products), 3)
+        attention = _products(wide, keys, class_key).softmax(3)
+        products = _products(grad, keys, class_key)
         grad_scores = attention * (products - (attention * products).sum(3, keepdim=True))
 
         class_attention, class_scores = attention[..., :1], grad_scores[..., :1]
@@ -163,9 +157,8 @@ def _source_gradients(
     return grad_source, *zone_gradients(mixing, grad_weights.unflatten(2, mixing.grid).to(mixing.inside.dtype))
 
 
-def _fake(tokens: Tensor, class_token: Tensor, query: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    sums = torch.promote_types(tokens.dtype, torch.float32)
-    return query.new_empty(query.shape, dtype=sums), query.new_empty(query.shape[:3], dtype=sums)
+def _fake(tokens: Tensor, class_token: Tensor, query: Tensor, *_: Any) -> Tensor:
+    return query.new_empty(query.shape, dtype=torch.promote_types(tokens.dtype, torch.float32))
 
 
 def _backward_fake(
@@ -178,8 +171,6 @@ def _backward_fake(
     outside: Tensor | None,
     box: Tensor | None,
     bitmap: Tensor | None,
-    result: Tensor,
-    logsumexp: Tensor,
     grid: list[int],
     eps: float,
     zones: bool,
@@ -194,18 +185,16 @@ def _backward_fake(
     return like(tokens), like(class_token), like(query), like(source), like(inside, zones), like(outside, zones)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     *tensors, ctx.grid, ctx.eps = inputs
-    ctx.save_for_backward(*tensors, *output)
-    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(*tensors)
 
 
-def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     # Training never asks for the gradients of the mix itself.
     zones = ctx.needs_input_grad[4] or ctx.needs_input_grad[5]
-    *tensors, result, logsumexp = ctx.saved_tensors
-    grads = _class_attention_backward(grad, *tensors, result, logsumexp, ctx.grid, ctx.eps, zones)
-    grad_source = None if tensors[3] is None else grads[3]
+    grads = _class_attention_backward(grad, *ctx.saved_tensors, ctx.grid, ctx.eps, zones)
+    grad_source = None if ctx.saved_tensors[3] is None else grads[3]
     grad_zones = grads[4:] if zones else (None, None)
     return *grads[:3], grad_source, *grad_zones, None, None, None, None
 
@@ -224,7 +213,7 @@ def _backward_flops(grad: Any, *args: Any, **kwargs: Any) -> int:
 _MIX = "Tensor? inside, Tensor? outside, Tensor? box, Tensor? bitmap"
 _ARGUMENTS = f"Tensor tokens, Tensor class_token, Tensor query, Tensor? source, {_MIX}"
 _class_attention_backward = register_op(
-    f"class_attention_backward(Tensor grad, {_ARGUMENTS}, Tensor result, Tensor logsumexp, SymInt[] grid, float eps, bool zones)"
+    f"class_attention_backward(Tensor grad, {_ARGUMENTS}, SymInt[] grid, float eps, bool zones)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     class_attention_backward_reference,
     _backward_fake,
@@ -232,7 +221,7 @@ _class_attention_backward = register_op(
     flops=_backward_flops,
 )
 _class_attention = register_op(
-    f"class_attention({_ARGUMENTS}, SymInt[] grid, float eps) -> (Tensor, Tensor)",
+    f"class_attention({_ARGUMENTS}, SymInt[] grid, float eps) -> Tensor",
     class_attention_reference,
     _fake,
     setup_context=_setup_context,
@@ -312,7 +301,7 @@ def class_attention(
     zone, grid = (None,) * 4, []
     if mixing is not None:
         zone, grid = (mixing.inside, mixing.outside, mixing.box, mixing.bitmap), list(mixing.grid)
-    result, _ = _class_attention(tokens, class_token, folded, source, *zone, grid, float(eps))
+    result = _class_attention(tokens, class_token, folded, source, *zone, grid, float(eps))
     attended = torch.einsum("bshd,hed->bshe", result.to(dtype), (value_weight * norm_weight).view(split))
     bias = value_weight @ norm_bias
     bias = bias if value_bias is None else bias + value_bias.to(dtype)

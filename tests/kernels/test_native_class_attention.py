@@ -38,9 +38,7 @@ def arguments_of(batch, grid, width, heads, sets=1, sources=0, zone=None, dtype=
 
 
 def results_of(forward, backward, grad, arguments, zones):
-    *tensors, grid = arguments
-    result, logsumexp = forward(*arguments, EPS)
-    return result, logsumexp, *backward(grad, *tensors, result, logsumexp, grid, EPS, zones)
+    return forward(*arguments, EPS), *backward(grad, *arguments, EPS, zones)
 
 
 def check(grad, arguments, zones=None):
@@ -50,7 +48,7 @@ def check(grad, arguments, zones=None):
     reference = (class_attention_reference, class_attention_backward_reference)
     plain = results_of(*reference, grad, arguments, zones)
     exact = results_of(*reference, grad.double(), [doubled(value) for value in arguments], zones)
-    names = ("result", "logsumexp", "tokens", "class_token", "query", "source", "inside", "outside")
+    names = ("result", "tokens", "class_token", "query", "source", "inside", "outside")
     for name, *values in zip(names, got, plain, exact, strict=True):
         assert values[0].isfinite().all(), name
         # In float64 the plain form itself counts as exact.
@@ -109,10 +107,9 @@ def test_flat_and_sharp_attention(scale):
 def test_scores_beyond_the_range_of_exp():
     """One key takes all: each result is a normalised token, to the bit that float32 scores of 10000 leave."""
     grad, arguments = arguments_of(3, (5, 5), 48, 6, 2, 2, scale=1e4)
-    result, logsumexp, *grads = results_of(FORWARD, BACKWARD, grad, arguments, False)
+    result, *grads = results_of(FORWARD, BACKWARD, grad, arguments, False)
     exact = class_attention_reference(*(doubled(value) for value in arguments), EPS)
-    torch.testing.assert_close(result.double(), exact[0], rtol=0, atol=0.05)
-    torch.testing.assert_close(logsumexp.double(), exact[1], rtol=1e-5, atol=0)
+    torch.testing.assert_close(result.double(), exact, rtol=0, atol=0.05)
     assert all(value.isfinite().all() for value in grads)
 
 
@@ -120,13 +117,13 @@ def test_scores_beyond_the_range_of_exp():
 @given(
     batch=st.integers(1, 4),
     grid=st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    width=st.integers(8, 70),  # few numbers may be almost equal, and their variance hardly known
     heads=st.integers(1, 9),
-    each=st.integers(1, 9),
     sources=st.sampled_from(list(SOURCES)),
     layout=st.sampled_from(["dense", "after-class-token", "transposed", "strided", "expanded"]),
 )
-def test_any_shape_and_layout(batch, grid, heads, each, sources, layout):
-    grad, (tokens, class_token, query, *rest) = arguments_of(batch, grid, heads * each, heads, **SOURCES[sources])
+def test_any_shape_and_layout(batch, grid, width, heads, sources, layout):
+    grad, (tokens, class_token, query, *rest) = arguments_of(batch, grid, width, heads, **SOURCES[sources])
     if layout == "after-class-token":
         tokens = torch.cat((tokens[:, :1], tokens), 1)[:, 1:]
     elif layout == "transposed":
@@ -184,9 +181,7 @@ def test_empty(empty, sources):
 @pytest.mark.parametrize("sources", SOURCES)
 def test_opcheck_of_the_backward_operator(sources, zones):
     grad, arguments = arguments_of(3, (4, 4), 8, 2, **SOURCES[sources])
-    *tensors, grid = arguments
-    kept = FORWARD(*arguments, EPS)
-    torch.library.opcheck(BACKWARD.default, (grad, *tensors, *kept, grid, EPS, zones))
+    torch.library.opcheck(BACKWARD.default, (grad, *arguments, EPS, zones))
 
 
 def test_tokens_beyond_four_gigabytes():
@@ -200,7 +195,7 @@ def test_tokens_beyond_four_gigabytes():
 
 T, C, Q = torch.randn(2, 12, 6), torch.randn(2, 1, 6), torch.randn(2, 1, 3, 6)
 SOURCE, W, BOX = torch.randn(2, 6), torch.ones(2, 2), torch.zeros(2, 4, dtype=torch.int32)
-PLAIN, NO_ZONE, ZONE = (None,), (None, None, None, None, []), (W, W, BOX, None, [4, 3])
+NO_ZONE, ZONE = (None, None, None, None, []), (W, W, BOX, None, [4, 3])
 
 
 @pytest.mark.parametrize(
@@ -232,19 +227,13 @@ PLAIN, NO_ZONE, ZONE = (None,), (None, None, None, None, []), (W, W, BOX, None, 
 def test_the_bare_operator_refuses_what_it_would_read_out_of_bounds(arguments):
     with pytest.raises(RuntimeError):
         FORWARD(*arguments, EPS)
-    *tensors, grid = arguments
-    result, logsumexp = torch.ones_like(arguments[2], dtype=torch.float32), torch.ones(2, 1, 3)
     with pytest.raises(RuntimeError):
-        BACKWARD(result, *tensors, result, logsumexp, grid, EPS, False)
+        BACKWARD(torch.ones_like(arguments[2]), *arguments, EPS, False)
 
 
-@pytest.mark.parametrize("wrong", ["grad", "logsumexp"])
-def test_the_bare_backward_operator_refuses_what_is_unlike_the_forward_passs(wrong):
-    given = {"grad": Q, "result": Q, "logsumexp": Q[..., 0]}
-    given[wrong] = given[wrong][:1]
-    call = (given["grad"], T, C, Q, *PLAIN, *NO_ZONE[:4], given["result"], given["logsumexp"], [], EPS, False)
-    with pytest.raises(RuntimeError, match=wrong):
-        BACKWARD(*call)
+def test_a_gradient_unlike_the_query_is_refused():
+    with pytest.raises(RuntimeError, match="grad"):
+        BACKWARD(Q[:1], T, C, Q, None, *NO_ZONE, EPS, False)
 
 
 @pytest.mark.parametrize("instructions", ["default", "avx2"])
