@@ -2,15 +2,77 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import mixfast_kernels as mk
 import torch
+from mixfast_kernels.class_attention import class_attention_reference, folded
 from mixfast_kernels.gated_positional_attention import gated_positional_attention_reference
 from torch import Tensor
 from torch.nn import functional as F
 
-from mixfast_bench.kernel_problems import KernelCase, Maker, Problem, Rival, size_in_bytes
+from mixfast_bench.kernel_problems import INPUTS, KernelCase, Maker, Problem, Rival, size_in_bytes
+
+EPS = 1e-6
+
+
+def class_attention(
+    batch: int, side: int, width: int, heads: int, sets: int = 1, mixed: bool = False
+) -> Callable[..., Problem]:
+    """The norm and attention of a class-attention block. mixed: sources mixed into one set, as MixViT trains; else a source a set,
+    as it predicts, or none for one set."""
+
+    def build(device: torch.device, dtype: torch.dtype) -> Problem:
+        make = Maker(device, dtype)
+        tokens, class_token = make.normal(batch, side * side, width), make.normal(batch, sets, width)
+        vectors = [make.normal(width) for _ in range(4)]
+        matrices = [make.normal(width, width, scale=width**-0.5) for _ in range(3)]
+        parameters = (*vectors[:2], matrices[0], vectors[2], *matrices[1:], vectors[3])
+        source = (make.normal(INPUTS, width),) if mixed or sets > 1 else ()
+        mixing = make.mixing("box", batch, (side, side)) if mixed else None
+        leaves = (tokens, class_token, *parameters, *source)
+
+        def call(*leaves: Tensor) -> Tensor:
+            return mk.class_attention(
+                *leaves[:9], num_heads=heads, source=leaves[9] if source else None, mixing=mixing, eps=EPS
+            )
+
+        def plain(*leaves: Tensor) -> Tensor:
+            given = leaves[9] if source else None
+            return folded(class_attention_reference, *leaves[:9], heads, given, mixing, EPS)
+
+        def projected(*leaves: Tensor) -> Tensor:
+            """Keys and values of every token, as the block is usually written; each set after the other."""
+            tokens, class_token, norm_weight, norm_bias, *projections = leaves[:9]
+            query_weight, query_bias, key_weight, value_weight, value_bias = projections
+            split = (batch, -1, heads, width // heads)
+            results = []
+            for index in range(sets):
+                seen = tokens
+                if mixing is not None:
+                    seen = tokens + mixing.weights().flatten(2).transpose(1, 2).to(dtype) @ leaves[9]
+                elif source:
+                    seen = tokens + leaves[9][index]
+                everything = torch.cat((class_token[:, index, None], seen), 1)
+                normal = F.layer_norm(everything, (width,), norm_weight, norm_bias, EPS)
+                query = F.linear(normal[:, :1], query_weight, query_bias).view(split).transpose(1, 2)
+                key = F.linear(normal, key_weight).view(split).transpose(1, 2)
+                value = F.linear(normal, value_weight, value_bias).view(split).transpose(1, 2)
+                attended = F.scaled_dot_product_attention(query, key, value, scale=1 / math.sqrt(width // heads))
+                results.append(attended.transpose(1, 2).reshape(batch, width))
+            return torch.stack(results, 1)
+
+        read = size_in_bytes(*leaves)
+        written = size_in_bytes(class_token)
+        products = 4 * batch * sets * heads * (side * side + 1) * width
+        projections = 2 * 3 * batch * sets * width * width
+        flops = (products + projections, 7 * products // 2 + 3 * projections)
+        rival = Rival(projected, tuple(leaf.clone() for leaf in leaves), compiled=True)
+        rivals = {"K and V projected, compiled": rival}
+        return Problem(call, plain, leaves, (read + written, 3 * read + written), flops, rivals)
+
+    return build
 
 
 def gated(batch: int, count: int, heads: int = 12, width: int = 32) -> Callable[..., Problem]:
@@ -49,6 +111,9 @@ def gated(batch: int, count: int, heads: int = 12, width: int = 32) -> Callable[
 
 
 ATTENTION_CASES = (
+    KernelCase("class_attention", "64 x 384, 12 heads, cut (ConViT)", class_attention(64, 8, 384, 12, mixed=True)),
+    KernelCase("class_attention", "64 x 384, 12 heads, 2 sets (ConViT)", class_attention(64, 8, 384, 12, sets=2)),
+    KernelCase("class_attention", "196 x 288, 6 heads, cut (CaiT-XS)", class_attention(64, 14, 288, 6, mixed=True)),
     KernelCase("gated_positional_attention", "64 tokens, 12 heads of 32 (ConViT)", gated(64, 64)),
     KernelCase("gated_positional_attention", "128 tokens, 12 heads of 32, two inputs' (ConViT)", gated(32, 128)),
     KernelCase("gated_positional_attention", "196 tokens, 12 heads of 32 (ConViT)", gated(16, 196)),

@@ -45,7 +45,7 @@ def load() -> None:
     """Puts faster operators over the references, where they can be had.
 
     By default C++ on the CPU; on CUDA devices Triton, or the CUDA library where Triton is not installed. (Of that one
-    ``mixed_cross_entropy``, ``source_attribution`` and ``gated_positional_attention`` keep their references.)
+    ``mixed_cross_entropy``, ``source_attribution`` and the attention operators keep their references.)
     ``MIXFAST_BACKEND`` chooses:
 
     - ``reference``: the references everywhere.

@@ -17,6 +17,7 @@ or one source a set, for M sets from one reading of the tokens (inference).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -291,17 +292,39 @@ def class_attention(
     if not eps > 0:
         raise ValueError(f"eps must be positive, got {eps}")
 
-    dtype, split = tokens.dtype, (num_heads, width // num_heads, width)
+    parameters = (norm_weight, norm_bias, query_weight, query_bias, key_weight, value_weight, value_bias)
+    return folded(_class_attention, tokens, class_token, *parameters, num_heads, source, mixing, eps)
+
+
+def folded(
+    core: Callable[..., Tensor],
+    tokens: Tensor,
+    class_token: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    query_weight: Tensor,
+    query_bias: Tensor | None,
+    key_weight: Tensor,
+    value_weight: Tensor,
+    value_bias: Tensor | None,
+    num_heads: int,
+    source: Tensor | None,
+    mixing: Mixing | None,
+    eps: float,
+) -> Tensor:
+    """``class_attention`` around a core: the registered operator, or ``class_attention_reference``."""
+    dtype, split = tokens.dtype, (num_heads, tokens.shape[2] // num_heads, tokens.shape[2])
     norm_weight, norm_bias = norm_weight.to(dtype), norm_bias.to(dtype)
-    normal = F.layer_norm(class_token.to(dtype), (width,), norm_weight, norm_bias, eps)
+    normal = F.layer_norm(class_token.to(dtype), split[2:], norm_weight, norm_bias, eps)
     query = F.linear(normal, query_weight.to(dtype), None if query_bias is None else query_bias.to(dtype))
-    query = query.unflatten(2, split[:2]) / math.sqrt(width // num_heads)
+    query = query.unflatten(2, split[:2]) / math.sqrt(split[1])
     key_weight, value_weight = key_weight.to(dtype), value_weight.to(dtype)
-    folded = torch.einsum("bshe,hed->bshd", query, (key_weight * norm_weight).view(split))
+    # The norm's weight goes into the matrices: they are smaller than what they multiply.
+    query = torch.einsum("bshe,hed->bshd", query, (key_weight * norm_weight).view(split))
     zone, grid = (None,) * 4, []
     if mixing is not None:
         zone, grid = (mixing.inside, mixing.outside, mixing.box, mixing.bitmap), list(mixing.grid)
-    result = _class_attention(tokens, class_token, folded, source, *zone, grid, float(eps))
+    result = core(tokens, class_token, query, source, *zone, grid, float(eps))
     attended = torch.einsum("bshd,hed->bshe", result.to(dtype), (value_weight * norm_weight).view(split))
     bias = value_weight @ norm_bias
     bias = bias if value_bias is None else bias + value_bias.to(dtype)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mixfast_kernels._backends import backends
 from mixfast_kernels.augment import augment, augment_reference
+from mixfast_kernels.class_attention import class_attention, class_attention_reference, folded
 from mixfast_kernels.gated_positional_attention import (
     gated_positional_attention,
     gated_positional_attention_reference,
@@ -143,6 +144,21 @@ def cases() -> Iterator[Case]:
     for count in (16, 70):
         leaves = (normal(BATCH, count, 3, 2, 20), normal(2, count, count).softmax(2), normal(2).sigmoid())
         yield Case(f"gated_positional_attention, {count} tokens", leaves, None, (), attend, plain_attend)
+
+    def attend_class(*arguments: Tensor | Mixing) -> Tensor:
+        *leaves, source, mixing = arguments
+        return class_attention(*leaves, num_heads=4, source=source, mixing=mixing)
+
+    def plain_class_attention(*arguments: Tensor) -> Tensor:
+        *leaves, source, inside, outside, box, bitmap = arguments
+        mixing = None if inside is None else Mixing(inside, outside, (4, 5), box, bitmap)
+        return folded(class_attention_reference, *leaves, 4, source, mixing, 1e-6)
+
+    vector, matrix = (32,), (32, 32)
+    shapes = (vector, vector, matrix, vector, matrix, matrix, vector, (INPUTS, 32))
+    for name, sets, mixing in (("mixed sources", 1, boxes((4, 5))), ("a source a set", INPUTS, None)):
+        tensors = (normal(BATCH, 20, 32), normal(BATCH, sets, 32), *(normal(*shape) / len(shape) for shape in shapes))
+        yield Case(f"class_attention, {name}", tensors, mixing, (), attend_class, plain_class_attention)
 
     def loss(logits: Tensor, weight: Tensor, share: Tensor, mixing: None, target: Tensor, other: Tensor) -> Tensor:
         return mixed_cross_entropy(logits, target, weight, other=other, share=share, smoothing=0.1)

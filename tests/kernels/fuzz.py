@@ -21,6 +21,7 @@ OTHERS = [torch.int64, torch.int32, torch.uint8, torch.bool, torch.complex64]
 REFUSALS = (TypeError, ValueError, IndexError)
 OPERATORS = (
     "augment",
+    "class_attention",
     "gated_positional_attention",
     "mask_mix_encode",
     "mixed_cross_entropy",
@@ -120,6 +121,22 @@ class Fuzzer:
             mixing=self.mixing(self.batch, sources, size) if sources > 1 or self.chance(0.1) else None,
             pad=pad, mean=statistic, std=statistic, out_size=size,
             dtype=self.random.choice([*FLOATS, torch.uint8, torch.int32]),
+        )  # fmt: skip
+
+    def class_attention(self):
+        heads = self.random.choice([1, 2, 3])
+        width, dtype = heads * self.random.choice([1, 4, 11]), self.random.choice(FLOATS)
+        mixed, given = self.chance(0.4), self.chance(0.7)
+        sets = 1 if mixed else self.inputs if given else self.random.choice([1, 2])
+        matrix = lambda: self.tensor(width, width)  # noqa: E731
+        bias = lambda: self.tensor(width) if self.chance(0.7) else None  # noqa: E731
+        return mk.class_attention(
+            self.tensor(self.batch, self.height * self.width, width, dtype=dtype),
+            self.tensor(self.batch, sets, width), self.tensor(width), self.tensor(width),
+            matrix(), bias(), matrix(), matrix(), bias(), num_heads=self.random.choice([heads, heads, heads, 0, 5]),
+            source=self.tensor(self.inputs, width) if mixed or given else None,
+            mixing=self.mixing(self.batch, self.inputs, (self.height, self.width)) if mixed else None,
+            eps=self.random.choice([1e-6, 1e-6, 1e-3, -1.0]),
         )  # fmt: skip
 
     def gated_positional_attention(self):

@@ -12,6 +12,7 @@ OPERATORS = {
     "mask_mix_encode",
     "unmix_pool",
     "source_attribution",
+    "class_attention",
     "gated_positional_attention",
     "mixed_cross_entropy",
     "augment",

@@ -15,6 +15,8 @@ from mixfast_kernels._register import library
 # Operator: the file that holds its launcher, which has the operator's name and its schema's arguments.
 OPERATORS = {
     "augment": "augment",
+    "class_attention": "class_attention",
+    "class_attention_backward": "class_attention",
     "gated_positional_attention": "gated_positional_attention",
     "gated_positional_attention_backward": "gated_positional_attention",
     "mask_mix_encode": "mask_mix_encode",
