@@ -76,7 +76,7 @@ def with_batch(call, size):
     return functools.partial(call.func, *tree_map_only(torch.Tensor, resized, call.args))
 
 
-@pytest.mark.parametrize("operator", ["mask_mix_encode", "source_attribution", "unmix_pool"])
+@pytest.mark.parametrize("operator", ["class_attention", "mask_mix_encode", "source_attribution", "unmix_pool"])
 def test_another_batch_size_compiles_nothing_new(aot, operator):
     for case in aot.all_cases([operator]):
         compiled = []
