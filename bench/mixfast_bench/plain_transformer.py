@@ -28,7 +28,7 @@ def by_head(tokens: Tensor, heads: int) -> Tensor:
 
 
 class PlainGatedPositional(nn.Module):
-    """GPSA with both maps in memory."""
+    """GPSA with both maps in memory, those of the positions for every sample, as published code has them."""
 
     def __init__(self, width: int, heads: int, grid: tuple[int, int]) -> None:
         super().__init__()
@@ -46,7 +46,8 @@ class PlainGatedPositional(nn.Module):
         query, key = (by_head(part, self.heads) for part in self.queries_keys(tokens).chunk(2, -1))
         value = by_head(self.values(tokens), self.heads)
         content = (query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5).softmax(-1)
-        positional = self.positional(self.offsets).permute(2, 0, 1).softmax(-1).expand_as(content)
+        offsets = self.offsets.expand(len(tokens), -1, -1, -1)
+        positional = self.positional(offsets).permute(0, 3, 1, 2).softmax(-1)
         gate = self.gate.sigmoid()[:, None, None]
         maps = (1 - gate) * content + gate * positional
         maps = maps / maps.sum(-1, keepdim=True)
