@@ -9,12 +9,13 @@ from mixfast_kernels import selfcheck
 
 CPU = torch.device("cpu")
 OPERATORS = {
-    "mask_mix_encode",
-    "unmix_pool",
-    "source_attribution",
-    "gated_positional_attention",
-    "mixed_cross_entropy",
     "augment",
+    "gated_positional_attention",
+    "mask_mix_encode",
+    "mixed_cross_entropy",
+    "source_attribution",
+    "talking_heads_attention",
+    "unmix_pool",
 }
 
 
