@@ -46,6 +46,20 @@ inline void unpack_heads(const S* from, int64_t of_head, const Sizes& sizes, int
   }
 }
 
+// Asks for rows of every head ahead of their use, to be read or, with FOR_WRITING, overwritten: they are pieces far apart, which the
+// processor does not foresee.
+template <int FOR_WRITING, class Pointer>
+inline void fetch_heads(const HeadRows<Pointer>& of, const Sizes& sizes, int64_t sample, int64_t first, int64_t rows) {
+  constexpr int64_t LINE = 64 / sizeof(*of.values);
+  if (sample >= sizes.batch) return;
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t h = 0; h < sizes.heads; ++h) {
+      const Pointer row = of.at(sample, first + r, h);
+      for (int64_t c = 0; c < sizes.width; c += LINE) __builtin_prefetch(row + c, FOR_WRITING, 2);
+    }
+  }
+}
+
 // products[h] = rows[h] columns[h]: [rows, N] from a tile's rows and all keys or values as columns.
 template <class S>
 inline void multiply_rows_by_columns(const S* rows, const S* columns, const Sizes& sizes, int64_t count, S* products) {
@@ -120,6 +134,7 @@ void forward(const ForwardArguments<T>& a, const Task& task, sum_t<T>* memory) {
   const HeadWeights<S> before{a.mixing.pre_weight, heads, 1, nullptr}, after{weights, heads, 1, a.mixing.post_bias};
   for (int64_t first = task.begin; first < task.end; first += TILE_ROWS) {
     const int64_t rows = task.end - first < TILE_ROWS ? task.end - first : TILE_ROWS;
+    for (const auto& part : {a.query, a.key, a.value}) fetch_heads<0>(part, sizes, task.sample + 1, first, rows);
     pack_heads<T>(a.query, sizes, task.sample, first, rows, a.scale, queries, TILE_ROWS * sizes.head_columns());
     multiply_rows_by_columns(queries, keys, sizes, rows, logits);
     for (int64_t r = 0; r < rows; ++r) {
@@ -183,6 +198,8 @@ void backward(const BackwardArguments<T>& a, const Task& task, sum_t<T>* memory,
   const HeadWeights<S> after_transposed{a.mixing.post_weight, 1, heads, nullptr};
   for (int64_t first = task.begin; first < task.end; first += TILE_ROWS) {
     const int64_t rows = task.end - first < TILE_ROWS ? task.end - first : TILE_ROWS;
+    for (const auto& part : {a.query, a.key, a.value, a.grad}) fetch_heads<0>(part, sizes, task.sample + 1, first, rows);
+    for (const auto& part : {a.grad_query, a.grad_key, a.grad_value}) fetch_heads<1>(part, sizes, task.sample, first, rows);
     pack_heads<T>(a.query, sizes, task.sample, first, rows, a.scale, queries, tile_rows);
     pack_heads<T>(a.grad, sizes, task.sample, first, rows, S(1), grads, tile_rows);
     multiply_rows_by_columns(queries, keys, sizes, rows, logits);
