@@ -1,9 +1,9 @@
 """Talking-heads attention in Triton: a program holds a tile of every head, and mixes the heads in registers.
 
-Forward, two passes over the keys: the mixed logits' maximum and sum of exponentials, then the result. Backward, three
-kernels that compute the tiles again from the log-sum-exp: one for rows of queries (also two passes: the softmax's row sums,
-then the queries' gradients), one for rows of keys (theirs and the values'), and one for the parameters, whose sums of single
-tiles are then added in a fixed order.
+Forward, two passes over the keys: the mixed logits' maximum and sum of exponentials, then the result. Backward, five
+kernels that compute the tiles again from the log-sum-exp: the softmax's row sums, the gradients of queries, of keys and of
+values (each has a result of every head to hold, so one at a time), and those of the parameters, whose sums of single tiles
+are then added in a fixed order.
 
 A tile of each head is a tensor of its own: mixing is then arithmetic between registers, without a change of layout. They
 are tuples of H tensors, in which only loops that are unrolled can look. More than ``MAX_HEADS`` heads do not fit, nor do
@@ -35,13 +35,11 @@ repair()
 
 MAX_HEADS = 8
 MAX_WIDTH = 64
-# Queries and keys of a tile, and warps, by element size: what a thread holds of a tile of each head, of several such tuples and
-# of the result stays within its registers for 6 heads of 48.
-BLOCKS = {
-    2: {"queries": (16, 32, 4), "keys": (32, 16, 4)},
-    4: {"queries": (16, 16, 8), "keys": (16, 16, 8)},
-    8: {"queries": (16, 16, 8), "keys": (16, 16, 8)},
-}
+# Queries and keys of a tile whose rows are queries, by element size; keys and queries of one whose rows are keys. 16 x 64 on 8
+# warps is one instruction's tile a warp, and 16 rows of a result as well: the fewest registers for each head.
+BLOCKS = {2: (16, 64), 4: (16, 64), 8: (16, 16)}
+WARPS = 8
+BLOCK_I = 16  # channels that a product takes at a time
 MIN_BLOCK = 16  # the smallest of them
 MAX_EXTENT = 2**31 - 2**16  # of a sample, with room for rows that are masked
 
@@ -211,14 +209,14 @@ def _forward_kernel(
 
 
 @triton.jit
-def _query_gradient_kernel(
+def _row_sums_kernel(
     query_ptr, key_ptr, value_ptr, stride_b, stride_n, stride_h, grad_ptr, grad_stride_b, grad_stride_n, grad_stride_h,
-    pre_weight_ptr, post_weight_ptr, logsumexp_ptr, row_sums_ptr, grad_query_ptr,
+    pre_weight_ptr, post_weight_ptr, logsumexp_ptr, row_sums_ptr,
     SCALE: tl.constexpr, N: tl.constexpr, H: tl.constexpr, E: tl.constexpr,
     SUMS: tl.constexpr, PRECISION: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_I: tl.constexpr,
     BLOCK_E: tl.constexpr,
 ):  # fmt: skip
-    """BLOCK_Q rows of one sample: the softmax's row sums [H, N] of probability times gradient, and the queries' gradients."""
+    """BLOCK_Q rows of one sample: the sums [H, N] of probability times gradient that the softmax's backward pass needs."""
     blocks = tl.cdiv(N, BLOCK_Q)
     sample, first = tl.program_id(0) // blocks, tl.program_id(0) % blocks * BLOCK_Q
     of_sample, of_rows = sample.to(tl.int64) * stride_b, sample.to(tl.int64) * H * N
@@ -248,6 +246,25 @@ def _query_gradient_kernel(
         row_sums = more
     for h in tl.static_range(H):
         tl.store(row_sums_ptr + of_rows + h * N + position[:, None], row_sums[h], mask=(position < N)[:, None])
+
+
+@triton.jit
+def _query_gradient_kernel(
+    query_ptr, key_ptr, value_ptr, stride_b, stride_n, stride_h, grad_ptr, grad_stride_b, grad_stride_n, grad_stride_h,
+    pre_weight_ptr, post_weight_ptr, logsumexp_ptr, row_sums_ptr, grad_query_ptr,
+    SCALE: tl.constexpr, N: tl.constexpr, H: tl.constexpr, E: tl.constexpr,
+    SUMS: tl.constexpr, PRECISION: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_I: tl.constexpr,
+    BLOCK_E: tl.constexpr,
+):  # fmt: skip
+    """BLOCK_Q queries of one sample."""
+    blocks = tl.cdiv(N, BLOCK_Q)
+    sample, first = tl.program_id(0) // blocks, tl.program_id(0) % blocks * BLOCK_Q
+    of_sample, of_rows = sample.to(tl.int64) * stride_b, sample.to(tl.int64) * H * N
+    position = first + tl.arange(0, BLOCK_Q)
+    queries, queries_exist = _rows(first, stride_n, N, BLOCK_Q)
+    grads, _ = _rows(first, grad_stride_n, N, BLOCK_Q)
+    logsumexp = _of_rows(logsumexp_ptr + of_rows, position, N, H, 1)
+    row_sums = _of_rows(row_sums_ptr + of_rows, position, N, H, 1)
     result = _zeros(BLOCK_Q, BLOCK_E, H, SUMS)
     for start in range(0, N, BLOCK_K):
         keys, keys_exist = _rows(start, stride_n, N, BLOCK_K)
@@ -460,6 +477,7 @@ def talking_heads_attention_backward(
         pre, post, bias = _repeated((pre_weight, post_weight, post_bias), sums, count)
         blocks = _blocks(qkv, "queries")
         grid = (batch * triton.cdiv(count, blocks["BLOCK_Q"]),)
+        _row_sums_kernel[grid](query, key, value, *given, pre, post, logsumexp, row_sums, **constants, **blocks)
         _query_gradient_kernel[grid](
             query, key, value, *given, pre, post, logsumexp, row_sums, grad_query, **constants, **blocks
         )
@@ -517,16 +535,21 @@ def _constants(qkv: Tensor, scale: float) -> dict[str, Any]:
         "H": heads,
         "E": width,
         "SUMS": sums_of(qkv.dtype),
-        "PRECISION": products_of(qkv.dtype),
-        "BLOCK_I": 16 if qkv.element_size() > 2 else max(triton.next_power_of_2(width), 16),
+        # Float32 in three products of TF32, whose error is about that of float32: without tensor cores the operands of so
+        # many products do not fit into registers.
+        "PRECISION": "tf32x3"
+        if products_of(qkv.dtype) == "ieee" and qkv.dtype == torch.float32
+        else products_of(qkv.dtype),
+        "BLOCK_I": BLOCK_I,
         "BLOCK_E": max(triton.next_power_of_2(width), 16),
     }
 
 
 def _blocks(qkv: Tensor, rows: str) -> dict[str, int]:
     """For a kernel whose programs take rows of ``"queries"`` or of ``"keys"``."""
-    queries, keys, warps = BLOCKS[qkv.element_size()][rows]
-    return {"BLOCK_Q": queries, "BLOCK_K": keys, "num_warps": warps, "num_stages": 1}
+    short, long = BLOCKS[qkv.element_size()]
+    queries, keys = (short, long) if rows == "queries" else (long, short)
+    return {"BLOCK_Q": queries, "BLOCK_K": keys, "num_warps": WARPS, "num_stages": 1}
 
 
 def aot_cases() -> list[Case]:
