@@ -157,12 +157,17 @@ void forward(const ForwardArguments<T>& a, const Task& task, sum_t<T>* memory) {
   }
 }
 
-// The softmax's backward pass on one head's row: gradient = probability * (gradient - <probability, gradient>).
+// The softmax's backward pass on one head's row: gradient = probability * (gradient - <probability, gradient>). The rounding of the
+// log-sum-exp leaves probabilities that do not quite sum to 1: dividing by their sum keeps that from adding to all gradients.
 template <class S>
 inline void softmax_backward(const S* probabilities, S* gradients, int64_t columns) {
-  Vector<S> sums = {};
-  for (int64_t m = 0; m < columns; m += LANES<S>) sums += load(probabilities + m) * load(gradients + m);
-  const S sum = sum_lanes<S>(sums);
+  Vector<S> sums = {}, masses = {};
+  for (int64_t m = 0; m < columns; m += LANES<S>) {
+    const Vector<S> values = load(probabilities + m);
+    masses += values;
+    sums += values * load(gradients + m);
+  }
+  const S sum = sum_lanes<S>(sums) / sum_lanes<S>(masses);
   for (int64_t m = 0; m < columns; m += LANES<S>) store(gradients + m, load(probabilities + m) * (load(gradients + m) - sum));
 }
 

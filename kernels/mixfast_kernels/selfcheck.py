@@ -153,7 +153,7 @@ def cases() -> Iterator[Case]:
     ) -> Tensor:
         return talking_heads_attention_reference(qkv, pre_weight, rest[-1], post_weight, post_bias, 12**-0.5)[0]
 
-    leaves = (normal(BATCH, 17, 3, 3, 12), normal(3, 3), normal(3, 3), normal(3))
+    leaves = (normal(BATCH, 17, 3, 3, 12), normal(3, 3) / 2, normal(3, 3) / 2, normal(3) / 2)
     yield Case("talking_heads_attention", leaves, None, (normal(3),), talking_heads, plain_talking_heads)
 
     def loss(logits: Tensor, weight: Tensor, share: Tensor, mixing: None, target: Tensor, other: Tensor) -> Tensor:
