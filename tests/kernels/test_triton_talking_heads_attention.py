@@ -51,9 +51,10 @@ def arguments_of(shape, dtype, parameters=None):
 
 
 def assert_as_exact(results, plain, exact):
-    """In float64 nothing is more exact: the two differ by roundings of the numbers that they add up, of order 1 or more."""
+    """Where sums are in float64 (the first result's dtype) nothing is more exact: the two differ by roundings of the numbers
+    that they add up, of order 1 or more."""
     for got, same, right in zip(results, plain, exact, strict=True):
-        if same.dtype == torch.float64:
+        if results[0].dtype == torch.float64:
             torch.testing.assert_close(got, right, rtol=1e-12, atol=1e-12 * float(right.abs().max().clamp(1)))
         else:
             assert_within_twice(got, same, right, roundings=8)

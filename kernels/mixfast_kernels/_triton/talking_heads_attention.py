@@ -61,7 +61,7 @@ def _products(
     products = ()
     for h in tl.static_range(H):
         product = tl.zeros((rows.shape[0], columns.shape[0]), SUMS)
-        for first in range(0, E, BLOCK_I):
+        for first in tl.range(0, E, BLOCK_I, disable_licm=True):
             seen = first + channel < E
             left_ptr = rows_ptr + h * rows_stride_h + first + rows[:, None] + channel[None, :]
             left = tl.load(left_ptr, mask=rows_exist[:, None] & seen[None, :], other=0)
@@ -77,7 +77,8 @@ def _mixed(tiles, weight_ptr, bias_ptr, step, stride_out: tl.constexpr, stride_i
     """Every head's sum of all heads, weighed by ``weight_ptr`` [H, H] (out, in: by its strides), plus its bias if any.
 
     Weights and biases are repeated for every ``step`` of a loop: if all steps read the same address, the compiler would
-    load them ahead of the loop, and a hundred registers would hold nothing else.
+    load them ahead of the loop, and a hundred registers would hold nothing else. (For the same reason nothing is to be
+    moved out of loops, ``disable_licm``, and the gradients of a tile come before its logits.)
     """
     weight_ptr += step * H * H
     mixed = ()
@@ -167,7 +168,7 @@ def _forward_kernel(
     for _ in tl.static_range(H):
         most = most + (tl.full((BLOCK_Q,), float("-inf"), SUMS),)
         mass = mass + (tl.zeros((BLOCK_Q,), SUMS),)
-    for start in range(0, N, BLOCK_K):
+    for start in tl.range(0, N, BLOCK_K, disable_licm=True):
         keys, keys_exist = _rows(start, stride_n, N, BLOCK_K)
         logits = _products(
             query_ptr + of_sample, queries, queries_exist, stride_h, key_ptr + of_sample, keys, keys_exist, stride_h,
@@ -189,7 +190,7 @@ def _forward_kernel(
         tl.store(logsumexp_ptr + (sample.to(tl.int64) * H + h) * N + position, value, mask=position < N)
         logsumexp = logsumexp + (value[:, None],)
     result = _zeros(BLOCK_Q, BLOCK_E, H, SUMS)
-    for start in range(0, N, BLOCK_K):
+    for start in tl.range(0, N, BLOCK_K, disable_licm=True):
         keys, keys_exist = _rows(start, stride_n, N, BLOCK_K)
         logits = _products(
             query_ptr + of_sample, queries, queries_exist, stride_h, key_ptr + of_sample, keys, keys_exist, stride_h,
@@ -225,9 +226,14 @@ def _row_sums_kernel(
     grads, _ = _rows(first, grad_stride_n, N, BLOCK_Q)
     logsumexp = _of_rows(logsumexp_ptr + of_rows, position, N, H, 1)
     row_sums = _zeros(BLOCK_Q, 1, H, SUMS)
-    for start in range(0, N, BLOCK_K):
+    for start in tl.range(0, N, BLOCK_K, disable_licm=True):
         keys, keys_exist = _rows(start, stride_n, N, BLOCK_K)
         in_row = (start + tl.arange(0, BLOCK_K) < N)[None, :]
+        grad_attention = _products(
+            grad_ptr + sample.to(tl.int64) * grad_stride_b, grads, queries_exist, grad_stride_h,
+            value_ptr + of_sample, keys, keys_exist, stride_h, 1.0, H, E, SUMS, PRECISION, BLOCK_I,
+        )  # fmt: skip
+        gradients = _mixed(grad_attention, post_weight_ptr, None, start // BLOCK_K, 1, H, H)
         logits = _products(
             query_ptr + of_sample, queries, queries_exist, stride_h, key_ptr + of_sample, keys, keys_exist, stride_h,
             SCALE, H, E, SUMS, PRECISION, BLOCK_I,
@@ -235,11 +241,6 @@ def _row_sums_kernel(
         probabilities = _probabilities(
             _mixed(logits, pre_weight_ptr, None, start // BLOCK_K, H, 1, H), logsumexp, in_row, H
         )
-        grad_attention = _products(
-            grad_ptr + sample.to(tl.int64) * grad_stride_b, grads, queries_exist, grad_stride_h,
-            value_ptr + of_sample, keys, keys_exist, stride_h, 1.0, H, E, SUMS, PRECISION, BLOCK_I,
-        )  # fmt: skip
-        gradients = _mixed(grad_attention, post_weight_ptr, None, start // BLOCK_K, 1, H, H)
         more = ()
         for h in tl.static_range(H):
             more = more + (row_sums[h] + tl.sum(probabilities[h] * gradients[h], 1, keep_dims=True),)
@@ -256,7 +257,7 @@ def _query_gradient_kernel(
     SUMS: tl.constexpr, PRECISION: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_I: tl.constexpr,
     BLOCK_E: tl.constexpr,
 ):  # fmt: skip
-    """BLOCK_Q queries of one sample."""
+    """The gradients of BLOCK_Q queries of one sample."""
     blocks = tl.cdiv(N, BLOCK_Q)
     sample, first = tl.program_id(0) // blocks, tl.program_id(0) % blocks * BLOCK_Q
     of_sample, of_rows = sample.to(tl.int64) * stride_b, sample.to(tl.int64) * H * N
@@ -266,9 +267,14 @@ def _query_gradient_kernel(
     logsumexp = _of_rows(logsumexp_ptr + of_rows, position, N, H, 1)
     row_sums = _of_rows(row_sums_ptr + of_rows, position, N, H, 1)
     result = _zeros(BLOCK_Q, BLOCK_E, H, SUMS)
-    for start in range(0, N, BLOCK_K):
+    for start in tl.range(0, N, BLOCK_K, disable_licm=True):
         keys, keys_exist = _rows(start, stride_n, N, BLOCK_K)
         in_row = (start + tl.arange(0, BLOCK_K) < N)[None, :]
+        grad_attention = _products(
+            grad_ptr + sample.to(tl.int64) * grad_stride_b, grads, queries_exist, grad_stride_h,
+            value_ptr + of_sample, keys, keys_exist, stride_h, 1.0, H, E, SUMS, PRECISION, BLOCK_I,
+        )  # fmt: skip
+        gradients = _mixed(grad_attention, post_weight_ptr, None, start // BLOCK_K, 1, H, H)
         logits = _products(
             query_ptr + of_sample, queries, queries_exist, stride_h, key_ptr + of_sample, keys, keys_exist, stride_h,
             SCALE, H, E, SUMS, PRECISION, BLOCK_I,
@@ -276,11 +282,6 @@ def _query_gradient_kernel(
         probabilities = _probabilities(
             _mixed(logits, pre_weight_ptr, None, start // BLOCK_K, H, 1, H), logsumexp, in_row, H
         )
-        grad_attention = _products(
-            grad_ptr + sample.to(tl.int64) * grad_stride_b, grads, queries_exist, grad_stride_h,
-            value_ptr + of_sample, keys, keys_exist, stride_h, 1.0, H, E, SUMS, PRECISION, BLOCK_I,
-        )  # fmt: skip
-        gradients = _mixed(grad_attention, post_weight_ptr, None, start // BLOCK_K, 1, H, H)
         grad_mixed = _softmax_gradients(probabilities, gradients, row_sums, H)
         grad_logits = _mixed(grad_mixed, pre_weight_ptr, None, start // BLOCK_K, 1, H, H)
         key_rows, key_rows_exist = _rows(start, stride_n, N, BLOCK_K)
@@ -309,14 +310,14 @@ def _value_gradient_kernel(
     SUMS: tl.constexpr, PRECISION: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_I: tl.constexpr,
     BLOCK_E: tl.constexpr,
 ):  # fmt: skip
-    """BLOCK_K values of one sample. Tiles are transposed: a key is a row."""
+    """The gradients of BLOCK_K values of one sample. Tiles are transposed: a key is a row."""
     blocks = tl.cdiv(N, BLOCK_K)
     sample, first = tl.program_id(0) // blocks, tl.program_id(0) % blocks * BLOCK_K
     of_sample, of_rows = sample.to(tl.int64) * stride_b, sample.to(tl.int64) * H * N
     keys, keys_exist = _rows(first, stride_n, N, BLOCK_K)
     in_row = (first + tl.arange(0, BLOCK_K) < N)[:, None]
     result = _zeros(BLOCK_K, BLOCK_E, H, SUMS)
-    for start in range(0, N, BLOCK_Q):
+    for start in tl.range(0, N, BLOCK_Q, disable_licm=True):
         queries, queries_exist = _rows(start, stride_n, N, BLOCK_Q)
         logsumexp = _of_rows(logsumexp_ptr + of_rows, start + tl.arange(0, BLOCK_Q), N, H, 0)
         logits = _products(
@@ -344,16 +345,22 @@ def _key_gradient_kernel(
     SUMS: tl.constexpr, PRECISION: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_I: tl.constexpr,
     BLOCK_E: tl.constexpr,
 ):  # fmt: skip
-    """BLOCK_K keys of one sample. Tiles are transposed: a key is a row."""
+    """The gradients of BLOCK_K keys of one sample. Tiles are transposed: a key is a row."""
     blocks = tl.cdiv(N, BLOCK_K)
     sample, first = tl.program_id(0) // blocks, tl.program_id(0) % blocks * BLOCK_K
     of_sample, of_rows = sample.to(tl.int64) * stride_b, sample.to(tl.int64) * H * N
     keys, keys_exist = _rows(first, stride_n, N, BLOCK_K)
     in_row = (first + tl.arange(0, BLOCK_K) < N)[:, None]
     result = _zeros(BLOCK_K, BLOCK_E, H, SUMS)
-    for start in range(0, N, BLOCK_Q):
+    for start in tl.range(0, N, BLOCK_Q, disable_licm=True):
         position = start + tl.arange(0, BLOCK_Q)
         queries, queries_exist = _rows(start, stride_n, N, BLOCK_Q)
+        grads, grads_exist = _rows(start, grad_stride_n, N, BLOCK_Q)
+        grad_attention = _products(
+            value_ptr + of_sample, keys, keys_exist, stride_h,
+            grad_ptr + sample.to(tl.int64) * grad_stride_b, grads, grads_exist, grad_stride_h, 1.0, H, E, SUMS, PRECISION, BLOCK_I,
+        )  # fmt: skip
+        gradients = _mixed(grad_attention, post_weight_ptr, None, start // BLOCK_Q, 1, H, H)
         logsumexp = _of_rows(logsumexp_ptr + of_rows, position, N, H, 0)
         logits = _products(
             key_ptr + of_sample, keys, keys_exist, stride_h, query_ptr + of_sample, queries, queries_exist, stride_h,
@@ -362,12 +369,6 @@ def _key_gradient_kernel(
         probabilities = _probabilities(
             _mixed(logits, pre_weight_ptr, None, start // BLOCK_Q, H, 1, H), logsumexp, in_row, H
         )
-        grads, grads_exist = _rows(start, grad_stride_n, N, BLOCK_Q)
-        grad_attention = _products(
-            value_ptr + of_sample, keys, keys_exist, stride_h,
-            grad_ptr + sample.to(tl.int64) * grad_stride_b, grads, grads_exist, grad_stride_h, 1.0, H, E, SUMS, PRECISION, BLOCK_I,
-        )  # fmt: skip
-        gradients = _mixed(grad_attention, post_weight_ptr, None, start // BLOCK_Q, 1, H, H)
         row_sums = _of_rows(row_sums_ptr + of_rows, position, N, H, 0)
         grad_mixed = _softmax_gradients(probabilities, gradients, row_sums, H)
         grad_logits = _mixed(grad_mixed, pre_weight_ptr, None, start // BLOCK_Q, 1, H, H)
