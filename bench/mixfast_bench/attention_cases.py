@@ -9,6 +9,7 @@ import mixfast_kernels as mk
 import torch
 from mixfast_kernels.class_attention import class_attention_reference, folded
 from mixfast_kernels.gated_positional_attention import gated_positional_attention_reference
+from mixfast_kernels.talking_heads_attention import attended, mixed_attention, mixed_logits
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -110,6 +111,33 @@ def gated(batch: int, count: int, heads: int = 12, width: int = 32) -> Callable[
     return build
 
 
+def talking_heads(batch: int, count: int, heads: int, width: int) -> Callable[..., Problem]:
+    """Self-attention of CaiT."""
+
+    def build(device: torch.device, dtype: torch.dtype) -> Problem:
+        make = Maker(device, dtype)
+        qkv = make.normal(batch, count, 3, heads, width)
+        square, row = (heads, heads), (heads,)
+        pre_weight, post_weight = (make.normal(*square, scale=heads**-0.5, dtype=torch.float32) for _ in range(2))
+        pre_bias, post_bias = (make.normal(*row, scale=0.1, dtype=torch.float32) for _ in range(2))
+
+        def call(qkv: Tensor, pre_weight: Tensor, post_weight: Tensor, post_bias: Tensor) -> Tensor:
+            return mk.talking_heads_attention(qkv, pre_weight, pre_bias, post_weight, post_bias)
+
+        def plain(qkv: Tensor, pre_weight: Tensor, post_weight: Tensor, post_bias: Tensor) -> Tensor:
+            # The reference without the log-sum-exp, which only the operator's backward pass needs.
+            probabilities = mixed_logits(qkv, pre_weight, width**-0.5).softmax(3)
+            return attended(mixed_attention(probabilities, post_weight, post_bias), qkv)
+
+        result = size_in_bytes(qkv) // 3
+        product = 2 * batch * heads * count * count * width
+        # Backward reads tokens and gradient and writes the tokens' gradient.
+        traffic = (4 * result, 11 * result)
+        return Problem(call, plain, (qkv, pre_weight, post_weight, post_bias), traffic, (2 * product, 6 * product))
+
+    return build
+
+
 ATTENTION_CASES = (
     KernelCase("class_attention", "64 x 384, 12 heads, cut (ConViT)", class_attention(64, 8, 384, 12, mixed=True)),
     KernelCase("class_attention", "64 x 384, 12 heads, 2 sets (ConViT)", class_attention(64, 8, 384, 12, sets=2)),
@@ -117,4 +145,8 @@ ATTENTION_CASES = (
     KernelCase("gated_positional_attention", "64 tokens, 12 heads of 32 (ConViT)", gated(64, 64)),
     KernelCase("gated_positional_attention", "128 tokens, 12 heads of 32, two inputs' (ConViT)", gated(32, 128)),
     KernelCase("gated_positional_attention", "196 tokens, 12 heads of 32 (ConViT)", gated(16, 196)),
+    KernelCase("talking_heads_attention", "64 tokens, 4 heads of 48 (CaiT-XXS)", talking_heads(64, 64, 4, 48)),
+    KernelCase("talking_heads_attention", "64 tokens, 6 heads of 48 (CaiT-XS)", talking_heads(64, 64, 6, 48)),
+    KernelCase("talking_heads_attention", "196 tokens, 4 heads of 48 (CaiT-XXS)", talking_heads(16, 196, 4, 48)),
+    KernelCase("talking_heads_attention", "196 tokens, 6 heads of 48 (CaiT-XS)", talking_heads(16, 196, 6, 48)),
 )

@@ -27,6 +27,7 @@ from mixfast_kernels.mask_mix_encode import mask_mix_encode, mask_mix_encode_ref
 from mixfast_kernels.mixed_cross_entropy import mixed_cross_entropy, mixed_cross_entropy_reference
 from mixfast_kernels.mixing import Mixing
 from mixfast_kernels.source_attribution import source_attribution, source_attribution_reference
+from mixfast_kernels.talking_heads_attention import talking_heads_attention, talking_heads_attention_reference
 from mixfast_kernels.unmix_pool import unmix_pool, unmix_pool_reference
 
 BATCH, INPUTS = 6, 2
@@ -159,6 +160,17 @@ def cases() -> Iterator[Case]:
     for name, sets, mixing in (("mixed sources", 1, boxes((4, 5))), ("a source a set", INPUTS, None)):
         tensors = (normal(BATCH, 20, 32), normal(BATCH, sets, 32), *(normal(*shape) / len(shape) for shape in shapes))
         yield Case(f"class_attention, {name}", tensors, mixing, (), attend_class, plain_class_attention)
+
+    def talking_heads(qkv: Tensor, pre_weight: Tensor, post_weight: Tensor, post_bias: Tensor, *rest: Tensor) -> Tensor:
+        return talking_heads_attention(qkv, pre_weight, rest[-1], post_weight, post_bias)
+
+    def plain_talking_heads(
+        qkv: Tensor, pre_weight: Tensor, post_weight: Tensor, post_bias: Tensor, *rest: Tensor
+    ) -> Tensor:
+        return talking_heads_attention_reference(qkv, pre_weight, rest[-1], post_weight, post_bias, 12**-0.5)[0]
+
+    leaves = (normal(BATCH, 17, 3, 3, 12), normal(3, 3) / 2, normal(3, 3) / 2, normal(3) / 2)
+    yield Case("talking_heads_attention", leaves, None, (normal(3),), talking_heads, plain_talking_heads)
 
     def loss(logits: Tensor, weight: Tensor, share: Tensor, mixing: None, target: Tensor, other: Tensor) -> Tensor:
         return mixed_cross_entropy(logits, target, weight, other=other, share=share, smoothing=0.1)

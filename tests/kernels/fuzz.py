@@ -26,6 +26,7 @@ OPERATORS = (
     "mask_mix_encode",
     "mixed_cross_entropy",
     "source_attribution",
+    "talking_heads_attention",
     "unmix_pool",
 )
 
@@ -180,6 +181,13 @@ class Fuzzer:
         weight = self.tensor(self.inputs, width, width) if self.chance(0.5) else None
         mixing = self.mixing(self.batch, self.inputs, (self.height, self.width))
         return mk.source_attribution(tokens, mixing, self.tensor(self.inputs, width), weight)
+
+    def talking_heads_attention(self):
+        count, heads, width = self.random.choice([1, 7, 33]), self.inputs, self.random.choice([1, 5, 16])
+        return mk.talking_heads_attention(
+            self.tensor(self.batch, count, 3, heads, width), self.tensor(heads, heads), self.tensor(heads),
+            self.tensor(heads, heads), self.tensor(heads), scale=self.random.choice([None, 0.0, -1.5]),
+        )  # fmt: skip
 
     def unmix_pool(self):
         affine = (self.tensor(self.channels), self.tensor(self.channels)) if self.chance(0.4) else None

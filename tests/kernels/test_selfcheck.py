@@ -9,13 +9,14 @@ from mixfast_kernels import selfcheck
 
 CPU = torch.device("cpu")
 OPERATORS = {
-    "mask_mix_encode",
-    "unmix_pool",
-    "source_attribution",
+    "augment",
     "class_attention",
     "gated_positional_attention",
+    "mask_mix_encode",
     "mixed_cross_entropy",
-    "augment",
+    "source_attribution",
+    "talking_heads_attention",
+    "unmix_pool",
 }
 
 

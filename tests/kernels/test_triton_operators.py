@@ -44,14 +44,15 @@ def test_what_the_operators_share_interpreted():
 
 
 @pytest.mark.parametrize("slow", [False, pytest.param(True, marks=pytest.mark.long)])
-@pytest.mark.parametrize("operator", ["class_attention", "gated_positional_attention"])
+@pytest.mark.parametrize("operator", ["class_attention", "gated_positional_attention", "talking_heads_attention"])
 def test_attention_interpreted(operator, slow):
     """The operator's own tests; a second process has the finite differences of its derivatives."""
     run_interpreted(f"test_{operator}.py", "-k", SLOW if slow else f"not {SLOW}")
 
 
 @pytest.mark.parametrize(
-    "operator", ["class_attention", "gated_positional_attention", "source_attribution", "unmix_pool"]
+    "operator",
+    ["class_attention", "gated_positional_attention", "source_attribution", "talking_heads_attention", "unmix_pool"],
 )
 def test_kernels_interpreted(operator):
     """Shapes, layouts, dtypes, guards and offsets of the operators whose own tests also run on a GPU as they are."""

@@ -39,9 +39,7 @@ def by_head(x: Tensor, heads: int) -> Tensor:
 def offsets(grid: tuple[int, int], copies: int) -> Tensor:
     """(dx, dy, dx^2 + dy^2) from each query to each key [N, N, 3]; copies of the grid lie on top of each other."""
     places = [(y, x) for _ in range(copies) for y in range(grid[0]) for x in range(grid[1])]
-    rows = [
-        [(kx - qx, ky - qy, (kx - qx) ** 2 + (ky - qy) ** 2) for ky, kx in places] for qy, qx in places
-    ]
+    rows = [[(kx - qx, ky - qy, (kx - qx) ** 2 + (ky - qy) ** 2) for ky, kx in places] for qy, qx in places]
     return torch.tensor(rows, dtype=torch.float64)
 
 
@@ -76,7 +74,9 @@ def features(state: State, tokens: Tensor, grid: tuple[int, int], copies: int = 
         else:
             attended = talking_heads(state, f"{name}.attention", normed)
         tokens = tokens + scaled(state, f"{name}.scale1", attended)
-        tokens = tokens + scaled(state, f"{name}.scale2", mlp(state, f"{name}.mlp", norm(state, f"{name}.norm2", tokens)))
+        tokens = tokens + scaled(
+            state, f"{name}.scale2", mlp(state, f"{name}.mlp", norm(state, f"{name}.norm2", tokens))
+        )
         index += 1
     return tokens
 

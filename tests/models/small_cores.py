@@ -27,7 +27,9 @@ def randomised(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     return module
 
 
-def small_core(kind: str, *, image_size: tuple[int, int] = (12, 8), drop_path: float = 0.0, **numbers: int) -> TokenCore:
+def small_core(
+    kind: str, *, image_size: tuple[int, int] = (12, 8), drop_path: float = 0.0, **numbers: int
+) -> TokenCore:
     """A float64 core on a 3 x 2 grid of 4-pixel patches, randomised, in training mode."""
     return randomised(TokenCore(architecture(kind, **numbers), image_size, 4, drop_path).double())
 

@@ -76,7 +76,9 @@ def test_transformers_need_the_size_of_images(name: str) -> None:
 
 
 def test_impossible_transformers_are_named() -> None:
-    with pytest.raises(ValueError, match="'convit400-5': width: expected a multiple of 32, got 400; the nearest is 384"):
+    with pytest.raises(
+        ValueError, match="'convit400-5': width: expected a multiple of 32, got 400; the nearest is 384"
+    ):
         build_backbone("convit400-5", image_size=32)
     with pytest.raises(ValueError, match="'convit': image_size: expected sides that the patch size 4 divides"):
         build_backbone("convit", image_size=30)

@@ -99,7 +99,9 @@ def test_gradients_are_timms() -> None:
             parameter.copy_(parameter.grad)
     gradients = timm_state_dict(ours)
     for name, parameter in theirs.named_parameters():
-        torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-9, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            parameter.grad, gradients[name], rtol=1e-9, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 def test_our_state_loads_strictly_into_timm() -> None:
@@ -124,7 +126,15 @@ def test_names_of_a_convit_block() -> None:
     """Those of timm's GPSA; its position map's bias is there as zeros."""
     state = timm_state_dict(small_core("gated-positional", depth=1))
     entries = {name.removeprefix("blocks.0.") for name in state if name.startswith("blocks.0.")}
-    attention = {"gating_param", "qk.weight", "v.weight", "proj.weight", "proj.bias", "pos_proj.weight", "pos_proj.bias"}
+    attention = {
+        "gating_param",
+        "qk.weight",
+        "v.weight",
+        "proj.weight",
+        "proj.bias",
+        "pos_proj.weight",
+        "pos_proj.bias",
+    }
     pairs = {f"{part}.{entry}" for part in ("norm1", "norm2", "mlp.fc1", "mlp.fc2") for entry in ("weight", "bias")}
     assert entries == {f"attn.{entry}" for entry in attention} | pairs
     assert not state["blocks.0.attn.pos_proj.bias"].any()
@@ -162,7 +172,10 @@ State = dict[str, Tensor]
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (lambda s: {k: v for k, v in s.items() if k != "blocks.1.attn.proj_w.bias"}, r"missing: blocks\.1\.attn\.proj_w\.bias$"),
+        (
+            lambda s: {k: v for k, v in s.items() if k != "blocks.1.attn.proj_w.bias"},
+            r"missing: blocks\.1\.attn\.proj_w\.bias$",
+        ),
         (lambda s: s | {"blocks.2.gamma_1": torch.ones(24)}, r"unexpected: blocks\.2\.gamma_1$"),
         (
             lambda s: s | {"pos_embed": torch.zeros(1, 196, 24)},

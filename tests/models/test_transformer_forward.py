@@ -25,7 +25,9 @@ def assert_same_gradients(core: torch.nn.Module, state: dict[str, Tensor], untou
         if name in untouched:
             assert parameter.grad is None and expected is None, name
         else:
-            torch.testing.assert_close(parameter.grad, expected, rtol=1e-9, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
+            torch.testing.assert_close(
+                parameter.grad, expected, rtol=1e-9, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}"
+            )
 
 
 @pytest.mark.parametrize("copies", [1, 2, 3])

@@ -25,6 +25,8 @@ OPERATORS = {
     "mixed_cross_entropy_backward": "mixed_cross_entropy",
     "source_attribution": "source_attribution",
     "source_attribution_backward": "source_attribution",
+    "talking_heads_attention": "talking_heads_attention",
+    "talking_heads_attention_backward": "talking_heads_attention",
     "unmix_pool": "unmix_pool",
     "unmix_pool_backward": "unmix_pool",
 }
