@@ -12,6 +12,7 @@ from mixfast_kernels import gated_positional_attention, talking_heads_attention
 from torch import Tensor, nn
 
 from mixfast.models.initialisers import TRANSFORMER_STD, truncated_normal_
+from mixfast.models.linear import linear
 
 LOCALITY_STRENGTH = 1.0
 """How sharply a fresh GPSA head looks at its one offset (ConViT's alpha)."""
@@ -47,7 +48,7 @@ class GatedPositionalAttention(nn.Module):
         """[B, N, d] to [B, N, d]."""
         qkv = self.qkv(tokens).unflatten(-1, (3, self.heads, -1))
         attended = gated_positional_attention(qkv, self.position_map(layout), self.gate.sigmoid())
-        return self.proj(attended.flatten(2))
+        return linear(attended.flatten(2), self.proj)
 
     def position_map(self, layout: Layout) -> Tensor:
         """The positional softmax [h, N, N], in float32 at least: the same for every sample.
@@ -111,7 +112,7 @@ class TalkingHeadsAttention(nn.Module):
         before, after = self.before, self.after
         bias_after = after.bias * layout.repeats
         attended = talking_heads_attention(qkv, before.weight, before.bias, after.weight, bias_after)
-        return self.proj(attended.flatten(2))
+        return linear(attended.flatten(2), self.proj)
 
 
 SELF_ATTENTIONS = {"gated-positional": GatedPositionalAttention, "talking-heads": TalkingHeadsAttention}

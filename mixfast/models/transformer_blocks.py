@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixfast.models.architectures import Architecture
+from mixfast.models.linear import linear
 from mixfast.models.self_attention import SELF_ATTENTIONS, Layout
 
 NORM_EPS = 1e-6
@@ -63,7 +64,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., d] to [..., d]."""
-        return self.fc2(F.gelu(self.fc1(x)))
+        return linear(F.gelu(linear(x, self.fc1)), self.fc2)
 
 
 def _layer_scale(architecture: Architecture) -> nn.Module:

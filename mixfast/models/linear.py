@@ -1,0 +1,16 @@
+"""Linear layers of tokens, as a compiled step runs them best."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def linear(tokens: Tensor, layer: nn.Linear) -> Tensor:
+    """What `layer(tokens)` is, its bias added by itself: [..., inputs] to [..., outputs].
+
+    A product with a bias (addmm) writes the bias to the whole result first, which the product then reads again.
+    ``torch.compile`` takes a bias that stands alone into what follows, a GELU or a residual, and it costs nothing.
+    """
+    product = F.linear(tokens, layer.weight)
+    return product + layer.bias.to(product.dtype)
