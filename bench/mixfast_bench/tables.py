@@ -14,7 +14,8 @@ from mixfast_bench.summary import DataRow, KernelRow, StepSummary
 def step_time_table(summary: StepSummary, title: str) -> Table:
     """Milliseconds: one row a contender, its phases and the whole step."""
     phases = list(summary.rows[0].phases)
-    table = _table(title, *(phase.replace("+ ", "+\n") + "\nms" for phase in phases), "step\nms")
+    table = _table(title, *(phase.replace("+ ", "+\n") + "\nms" for phase in phases), "all\nms")
+    _wrap_names(table, 20)
     for row in summary.rows:
         table.add_row(row.name, *(_milliseconds(row.phases[phase].median) for phase in phases), _quartiles(row.step))
     return table
@@ -23,6 +24,7 @@ def step_time_table(summary: StepSummary, title: str) -> Table:
 def step_rate_table(summary: StepSummary) -> Table:
     """One row a contender: what its time comes to, and its memory."""
     table = _table("", "samples/s", "utilisation", "peak memory\nMiB")
+    _wrap_names(table, 30)
     for row in summary.rows:
         memory = "not known" if row.peak_memory is None else f"{row.peak_memory / 2**20:,.0f}"
         table.add_row(row.name, f"{row.samples_per_second:,.0f}", _percent(row.utilisation), memory)
@@ -32,6 +34,7 @@ def step_rate_table(summary: StepSummary) -> Table:
 def data_table(rows: list[DataRow], prefix: str, title: str) -> Table:
     """One row a pipeline whose name begins with ``prefix``."""
     table = _table(title, "batch\nms", "samples\n(pairs)/s", "of copy\nrate")
+    _wrap_names(table, 32)
     for row in rows:
         if row.name.startswith(prefix):
             name = row.name.removeprefix(prefix)
@@ -42,8 +45,7 @@ def data_table(rows: list[DataRow], prefix: str, title: str) -> Table:
 def kernel_table(rows: list[KernelRow], operator: str) -> Table:
     """One operator: for each case its forward pass and both passes, and a line for each named opponent."""
     table = _table(operator, "ms", "eager", "compiled", "of floor")
-    table.columns[0].no_wrap = False
-    table.columns[0].max_width = 28
+    _wrap_names(table, 28)
     name = ""
     for row in (row for row in rows if row.operator == operator):
         if row.name != name:
@@ -99,6 +101,12 @@ def _times(ratio: Ratio) -> str:
 
 def _percent(share: Ratio) -> str:
     return f"{100 * share.value.median:.0f}%" if share.refusal is None else share.refusal
+
+
+def _wrap_names(table: Table, width: int) -> None:
+    """Long names take a second line, rather than room from the figures."""
+    table.columns[0].no_wrap = False
+    table.columns[0].max_width = width
 
 
 def _table(title: str, *columns: str) -> Table:
