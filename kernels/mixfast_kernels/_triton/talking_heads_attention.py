@@ -77,8 +77,8 @@ def _mixed(tiles, weight_ptr, bias_ptr, step, stride_out: tl.constexpr, stride_i
     """Every head's sum of all heads, weighed by ``weight_ptr`` [H, H] (out, in: by its strides), plus its bias if any.
 
     Weights and biases are repeated for every ``step`` of a loop: if all steps read the same address, the compiler would
-    load them ahead of the loop, and a hundred registers would hold nothing else. (For the same reason nothing is to be
-    moved out of loops, ``disable_licm``, and the gradients of a tile come before its logits.)
+    load them ahead of the loop, and a hundred registers would hold nothing else. (For the same reason most
+    loops are not to have anything moved out, ``disable_licm``, and rows' numbers are loaded inside of them.)
     """
     weight_ptr += step * H * H
     mixed = ()
@@ -114,6 +114,22 @@ def _softmax_gradients(probabilities, gradients, row_sums, H: tl.constexpr):
     result = ()
     for h in tl.static_range(H):
         result = result + (probabilities[h] * (gradients[h] - row_sums[h]),)
+    return result
+
+
+@triton.jit
+def _less(tiles, others, H: tl.constexpr):
+    result = ()
+    for h in tl.static_range(H):
+        result = result + (tiles[h] - others[h],)
+    return result
+
+
+@triton.jit
+def _times(tiles, others, H: tl.constexpr):
+    result = ()
+    for h in tl.static_range(H):
+        result = result + (tiles[h] * others[h],)
     return result
 
 
@@ -226,14 +242,9 @@ def _row_sums_kernel(
     grads, _ = _rows(first, grad_stride_n, N, BLOCK_Q)
     logsumexp = _of_rows(logsumexp_ptr + of_rows, position, N, H, 1)
     row_sums = _zeros(BLOCK_Q, 1, H, SUMS)
-    for start in tl.range(0, N, BLOCK_K, disable_licm=True):
+    for start in range(0, N, BLOCK_K):
         keys, keys_exist = _rows(start, stride_n, N, BLOCK_K)
         in_row = (start + tl.arange(0, BLOCK_K) < N)[None, :]
-        grad_attention = _products(
-            grad_ptr + sample.to(tl.int64) * grad_stride_b, grads, queries_exist, grad_stride_h,
-            value_ptr + of_sample, keys, keys_exist, stride_h, 1.0, H, E, SUMS, PRECISION, BLOCK_I,
-        )  # fmt: skip
-        gradients = _mixed(grad_attention, post_weight_ptr, None, start // BLOCK_K, 1, H, H)
         logits = _products(
             query_ptr + of_sample, queries, queries_exist, stride_h, key_ptr + of_sample, keys, keys_exist, stride_h,
             SCALE, H, E, SUMS, PRECISION, BLOCK_I,
@@ -241,6 +252,11 @@ def _row_sums_kernel(
         probabilities = _probabilities(
             _mixed(logits, pre_weight_ptr, None, start // BLOCK_K, H, 1, H), logsumexp, in_row, H
         )
+        grad_attention = _products(
+            grad_ptr + sample.to(tl.int64) * grad_stride_b, grads, queries_exist, grad_stride_h,
+            value_ptr + of_sample, keys, keys_exist, stride_h, 1.0, H, E, SUMS, PRECISION, BLOCK_I,
+        )  # fmt: skip
+        gradients = _mixed(grad_attention, post_weight_ptr, None, start // BLOCK_K, 1, H, H)
         more = ()
         for h in tl.static_range(H):
             more = more + (row_sums[h] + tl.sum(probabilities[h] * gradients[h], 1, keep_dims=True),)
@@ -264,24 +280,24 @@ def _query_gradient_kernel(
     position = first + tl.arange(0, BLOCK_Q)
     queries, queries_exist = _rows(first, stride_n, N, BLOCK_Q)
     grads, _ = _rows(first, grad_stride_n, N, BLOCK_Q)
-    logsumexp = _of_rows(logsumexp_ptr + of_rows, position, N, H, 1)
-    row_sums = _of_rows(row_sums_ptr + of_rows, position, N, H, 1)
     result = _zeros(BLOCK_Q, BLOCK_E, H, SUMS)
     for start in tl.range(0, N, BLOCK_K, disable_licm=True):
         keys, keys_exist = _rows(start, stride_n, N, BLOCK_K)
         in_row = (start + tl.arange(0, BLOCK_K) < N)[None, :]
+        logits = _products(
+            query_ptr + of_sample, queries, queries_exist, stride_h, key_ptr + of_sample, keys, keys_exist, stride_h,
+            SCALE, H, E, SUMS, PRECISION, BLOCK_I,
+        )  # fmt: skip
+        logsumexp = _of_rows(logsumexp_ptr + of_rows, position, N, H, 1)
+        probabilities = _probabilities(
+            _mixed(logits, pre_weight_ptr, None, start // BLOCK_K, H, 1, H), logsumexp, in_row, H
+        )
         grad_attention = _products(
             grad_ptr + sample.to(tl.int64) * grad_stride_b, grads, queries_exist, grad_stride_h,
             value_ptr + of_sample, keys, keys_exist, stride_h, 1.0, H, E, SUMS, PRECISION, BLOCK_I,
         )  # fmt: skip
         gradients = _mixed(grad_attention, post_weight_ptr, None, start // BLOCK_K, 1, H, H)
-        logits = _products(
-            query_ptr + of_sample, queries, queries_exist, stride_h, key_ptr + of_sample, keys, keys_exist, stride_h,
-            SCALE, H, E, SUMS, PRECISION, BLOCK_I,
-        )  # fmt: skip
-        probabilities = _probabilities(
-            _mixed(logits, pre_weight_ptr, None, start // BLOCK_K, H, 1, H), logsumexp, in_row, H
-        )
+        row_sums = _of_rows(row_sums_ptr + of_rows, position, N, H, 1)
         grad_mixed = _softmax_gradients(probabilities, gradients, row_sums, H)
         grad_logits = _mixed(grad_mixed, pre_weight_ptr, None, start // BLOCK_K, 1, H, H)
         key_rows, key_rows_exist = _rows(start, stride_n, N, BLOCK_K)
@@ -361,16 +377,18 @@ def _key_gradient_kernel(
             grad_ptr + sample.to(tl.int64) * grad_stride_b, grads, grads_exist, grad_stride_h, 1.0, H, E, SUMS, PRECISION, BLOCK_I,
         )  # fmt: skip
         gradients = _mixed(grad_attention, post_weight_ptr, None, start // BLOCK_Q, 1, H, H)
-        logsumexp = _of_rows(logsumexp_ptr + of_rows, position, N, H, 0)
+        row_sums = _of_rows(row_sums_ptr + of_rows, position, N, H, 0)
+        # At once, which frees the row sums' registers: the order of this kernel is that which spills nothing.
+        gradients = _less(gradients, row_sums, H)
         logits = _products(
             key_ptr + of_sample, keys, keys_exist, stride_h, query_ptr + of_sample, queries, queries_exist, stride_h,
             SCALE, H, E, SUMS, PRECISION, BLOCK_I,
         )  # fmt: skip
+        logsumexp = _of_rows(logsumexp_ptr + of_rows, position, N, H, 0)
         probabilities = _probabilities(
             _mixed(logits, pre_weight_ptr, None, start // BLOCK_Q, H, 1, H), logsumexp, in_row, H
         )
-        row_sums = _of_rows(row_sums_ptr + of_rows, position, N, H, 0)
-        grad_mixed = _softmax_gradients(probabilities, gradients, row_sums, H)
+        grad_mixed = _times(probabilities, gradients, H)
         grad_logits = _mixed(grad_mixed, pre_weight_ptr, None, start // BLOCK_Q, 1, H, H)
         query_rows, query_rows_exist = _rows(start, stride_n, N, BLOCK_Q)
         result = _plus_products(
