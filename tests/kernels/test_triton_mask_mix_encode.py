@@ -12,6 +12,7 @@ from guards import GuardedAllocations, assert_within_twice, doubled, surrounded
 from mixfast_kernels import Mixing
 from mixfast_kernels.mask_mix_encode import mask_mix_encode_backward_reference, mask_mix_encode_reference
 from running import CHECKS, INTERPRETED, run_pytest
+from triton_cases import interpreted_only
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 ZONES = ("none", "box", "bitmap", "coverage")
@@ -108,6 +109,9 @@ SHAPES = {
     "patch-shared": dict(image=(3, 4, 6), kernel=2, stride=2, padding=0, batch=2, encoders=1),
     "patch-many-taps": dict(image=(3, 14, 21), kernel=7, stride=7, padding=0),  # several tiles of taps
     "patch-in-order": dict(image=(1, 12, 12), kernel=2, stride=2, padding=0, batch=4, binary=True),
+    "patch-full-blocks": dict(image=(1, 3, 6), kernel=1, stride=1, padding=0, batch=70, channels=3, binary=True),
+    "patch-many-samples": dict(image=(1, 2, 2), kernel=2, stride=2, padding=0, batch=1030, channels=2),  # two chunks
+    "stem-chunks": dict(image=(1, 12, 12), batch=5, channels=3),  # several tiles of positions, samples in chunks
     "grey": dict(image=(1, 6, 7)),
     "four-colours": dict(image=(4, 5, 6), inputs=4),
     "three-inputs": dict(inputs=3, encoders=1),
@@ -151,6 +155,42 @@ def check_layouts(name, layout):
     case.index = case.index[:, :1].expand(-1, 2)
     case.bias = case.bias[:1].expand(2, -1)
     case.check()
+
+
+@interpreted_only
+@pytest.mark.parametrize("which", ["forward", "backward"])
+def check_a_binary_mask_costs_one_product(which, monkeypatch):
+    """Tiles of the product: one for each tile of positions, and one more where a group goes on to its next input."""
+    from mixfast_kernels._triton import encode_gradients
+    from mixfast_kernels._triton import mask_mix_encode as launchers
+    from triton.runtime.interpreter import InterpreterBuilder
+
+    inputs = 3
+    case = Case(
+        batch=48, inputs=inputs, image=(1, 8, 8), kernel=2, stride=2, padding=0, channels=4, zone="bitmap", extras=False
+    )
+    shown = torch.randint(inputs, (2, 48), generator=torch.Generator().manual_seed(1))
+    inside, outside = torch.nn.functional.one_hot(shown, inputs).float()
+    case.mixing = Mixing(inside, outside, case.mixing.grid, bitmap=case.mixing.bitmap)
+    products, create_dot = [], InterpreterBuilder.create_dot
+    monkeypatch.setattr(InterpreterBuilder, "create_dot", lambda *a: products.append(1) or create_dot(*a))
+    if which == "forward":
+        launchers.mask_mix_encode(*case.tensors(), *case.settings)
+        tile, groups = launchers.FORWARD[4][0], 1
+    else:
+        launchers.mask_mix_encode_backward(case.grad, *case.tensors(), *case.settings, [False, False])
+        tile, groups = encode_gradients.TILE[4][0], 1
+    tiles = 48 * 16 // tile
+    assert tiles <= len(products) <= tiles + groups * (inputs - 1) < inputs * tiles
+
+
+@pytest.mark.parametrize("name", ["small-stem", "patch", "patch-shared"])
+def check_positions_that_no_input_shows_have_their_gradient(name):
+    case = Case(**SHAPES[name])
+    nothing = torch.zeros_like(case.mixing.inside)
+    case.mixing = Mixing(nothing, nothing, case.mixing.grid, case.mixing.box)
+    case.check()
+    assert case.run()[-1].abs().max() > 0
 
 
 @pytest.mark.parametrize(("kernel", "stride", "padding", "edges"), [(3, 1, 1, (3, 7)), (2, 2, 0, (1, 4))])
