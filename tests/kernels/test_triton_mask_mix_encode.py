@@ -83,35 +83,39 @@ class Case:
         backward = mask_mix_encode_backward(grad, *tensors, *self.settings, list(wanted))
         return mask_mix_encode(*tensors, *self.settings), *backward
 
-    def reference(self, change=lambda tensor: tensor):
+    def reference(self, wanted=(False, False), change=lambda tensor: tensor):
         grad, *tensors = (change(tensor) for tensor in (self.grad, *self.tensors()))
-        backward = mask_mix_encode_backward_reference(grad, *tensors, *self.settings, [False, False])
+        backward = mask_mix_encode_backward_reference(grad, *tensors, *self.settings, list(wanted))
         return mask_mix_encode_reference(*tensors, *self.settings), *backward
 
-    def check(self):
+    def check(self, wanted=None):
+        wanted = wanted or (self.images.is_floating_point(), False)
         with GuardedAllocations():
-            results = self.run(change=surrounded)
+            results = self.run(wanted, surrounded)
         assert results[0].is_contiguous(memory_format=torch.channels_last)
-        assert all(gradient.is_contiguous() for gradient in results[1:])
-        names = ("result", *NAMES)
-        for name, got, plain, exact in zip(names, results, self.reference(), self.reference(doubled), strict=True):
+        assert not wanted[0] or results[1].stride() == torch.empty_like(self.images).stride()
+        assert all(gradient.is_contiguous() for gradient in results[2:])
+        names, references = ("result", *NAMES), (self.reference(wanted), self.reference(wanted, doubled))
+        for name, got, plain, exact in zip(names, results, *references, strict=True):
             assert_within_twice(got, plain, exact, name)
 
 
+BYTES = torch.uint8  # these have no gradient, which takes the interpreter long
 # Each line is a place of its own in the kernels.
 SHAPES = {
     "small-stem": dict(image=(3, 4, 5), batch=2),
     "stem": dict(image=(3, 7, 8), channels=16, batch=2),
     "stem-stride-2": dict(image=(3, 7, 8), stride=2),
-    "many-positions": dict(image=(3, 23, 25), channels=3, batch=2),  # tiles inside one sample, the last one partial
-    "many-channels": dict(image=(2, 3, 3), channels=150, batch=2),  # several tiles of channels
+    "many-positions": dict(image=(3, 23, 25), channels=3, batch=2, image_dtype=BYTES),  # tiles inside a sample
+    "many-channels": dict(image=(2, 3, 3), channels=150, batch=2, image_dtype=BYTES),  # several tiles of channels
     "patch": dict(image=(3, 4, 6), kernel=2, stride=2, padding=0, batch=2),
     "patch-shared": dict(image=(3, 4, 6), kernel=2, stride=2, padding=0, batch=2, encoders=1),
     "patch-many-taps": dict(image=(3, 14, 21), kernel=7, stride=7, padding=0),  # several tiles of taps
     "patch-in-order": dict(image=(1, 12, 12), kernel=2, stride=2, padding=0, batch=4, binary=True),
-    "patch-full-blocks": dict(image=(1, 3, 6), kernel=1, stride=1, padding=0, batch=70, channels=3, binary=True),
-    "patch-many-samples": dict(image=(1, 2, 2), kernel=2, stride=2, padding=0, batch=1030, channels=2),  # two chunks
-    "stem-chunks": dict(image=(1, 12, 12), batch=5, channels=3),  # several tiles of positions, samples in chunks
+    "patch-full-blocks": dict(image=(1, 3, 6), kernel=1, stride=1, padding=0, batch=70, channels=3, binary=True, image_dtype=BYTES),
+    # Two chunks of samples.
+    "patch-many-samples": dict(image=(1, 2, 2), kernel=2, stride=2, padding=0, batch=1030, channels=2, image_dtype=BYTES),
+    "stem-chunks": dict(image=(1, 12, 12), batch=5, channels=3, image_dtype=BYTES),  # samples in chunks
     "grey": dict(image=(1, 6, 7)),
     "four-colours": dict(image=(4, 5, 6), inputs=4),
     "three-inputs": dict(inputs=3, encoders=1),
@@ -133,7 +137,7 @@ def check_shapes(name):
 def check_zones(zone):
     for name in ("small-stem", "patch", "patch-shared"):
         Case(zone=zone, dtype=torch.bfloat16, **SHAPES[name]).check()
-        Case(zone=zone, binary=True, **SHAPES[name]).check()
+        Case(zone=zone, binary=True, image_dtype=torch.uint8, **SHAPES[name]).check()
 
 
 @pytest.mark.parametrize("image_dtype", [torch.uint8, *FLOATS])
@@ -235,16 +239,36 @@ def check_an_encoder_under_no_weight_may_hold_anything():
     case.bias[0] = torch.inf
     box = torch.tensor([[0, 0, 0, 0]] * 3, dtype=torch.int32)
     case.mixing = Mixing(case.mixing.inside, case.mixing.outside, case.mixing.grid, box)
-    result, _, grad_weight, _, _, grad_bias, _ = case.run()
+    case.grad[1, :, 2, 3] = torch.inf
+    case.weight[0] = torch.inf
+    result, grad_images, grad_weight, _, _, grad_bias, grad_position = case.run((True, False))
     assert result.isfinite().all() and (grad_weight[0] == 0).all() and (grad_bias[0] == 0).all()
+    reached = torch.zeros(case.grid, dtype=torch.bool)
+    reached[2, 3] = True
+    assert torch.equal(grad_position.isinf(), reached.expand_as(grad_position))
+    window = torch.zeros(case.images.shape[2:], dtype=torch.bool)
+    window[1:4, 2:5] = True
+    assert not grad_images[..., ~window].isnan().any() and not grad_images[..., ~window].isinf().any()
 
 
-@pytest.mark.parametrize("wanted", [(True, False), (False, True)])
-def check_gradients_of_images_and_zones_are_the_reference_s(wanted):
-    case = Case()
-    expected = mask_mix_encode_backward_reference(case.grad, *case.tensors(), *case.settings, list(wanted))
-    for got, want in zip(case.run(wanted)[1:], expected, strict=True):
-        assert torch.equal(got, want)
+@pytest.mark.parametrize("wanted", [(True, True), (False, True), (True, False), (False, False)])
+@pytest.mark.parametrize("name", ["small-stem", "patch", "patch-shared"])
+def check_each_gradient_comes_with_and_without_the_others(name, wanted):
+    case = Case(**SHAPES[name])
+    case.check(wanted)
+    everything = case.run((True, True))
+    for got, want in zip(case.run(wanted), everything, strict=True):
+        assert got.numel() == 0 or torch.equal(got, want)
+
+
+@pytest.mark.parametrize("name", ["small-stem", "patch", "gaps"])
+def check_images_taken_often_and_never_sum_in_a_fixed_order(name):
+    case = Case(**SHAPES[name])
+    case.index = torch.tensor([[2, 2], [0, 2], [2, 2]])[: case.index.shape[0]]
+    case.check()
+    grad = case.run((True, False))[1]
+    assert (grad[[1, 3]] == 0).all() and grad[2].abs().max() > 0
+    assert torch.equal(grad, case.run((True, False))[1])
 
 
 def check_images_of_many_channels_and_empty_batches_are_the_reference_s():

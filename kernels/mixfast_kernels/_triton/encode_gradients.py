@@ -247,6 +247,8 @@ def parameter_gradients(
         BLOCK_C=block_c,
         num_warps=8 if block_t * block_c * weight.element_size() >= 8192 else 4,
         num_stages=STAGES,
+        # Left alone, ptxas spills some stems' into fewer registers, for one block more on a multiprocessor.
+        maxnreg=224,
     )
     colours = weight.shape[2] if constants["PACKED"] else 0
     return (

@@ -4,11 +4,13 @@ Any kernel size, stride and padding is an implicit product of windows with encod
 (stride == kernel size, no padding) with an encoder an input take their positions in the order of the input they show, so
 that a binary mask costs one product; stems, whose product is small beside their output, take them as they lie.
 
-Backward, one pass over the result's gradient gives those of encoders, bias and position embedding (``encode_gradients``).
-The reference (``mixfast_kernels.mask_mix_encode``) does what remains: gradients of images and of zone weights,
-images of more than ``MAX_IMAGE_CHANNELS`` channels, empty tensors, and results of 2^31 positions and more.
+Backward, one pass over the result's gradient gives those of encoders, bias and position embedding (``encode_gradients``),
+a second one, where it is wanted, that of the images (``encode_image_gradient``). The gradients of zone weights, which training
+never asks for, are plain PyTorch's. The reference (``mixfast_kernels.mask_mix_encode``) does what remains: images of more
+than ``MAX_IMAGE_CHANNELS`` channels, empty tensors, and results of 2^31 positions and more.
 
-An image index outside 0..U-1 is not read: that input is 0 there, as refusing it would wait for the device.
+An image index outside 0..U-1 is not read: that input is 0 there, as refusing it would wait for the device. (For the gradients
+of zone weights PyTorch takes the images, which refuses it.)
 """
 
 from __future__ import annotations
@@ -22,11 +24,19 @@ from torch import Tensor
 
 from mixfast_kernels._triton.aot import Case, meta, nbytes
 from mixfast_kernels._triton.encode_gradients import parameter_gradients
+from mixfast_kernels._triton.encode_image_gradient import image_gradient
 from mixfast_kernels._triton.encode_kernels import STAGES, encode_kernel, fitted_tile
 from mixfast_kernels._triton.grouped_product import order_of
 from mixfast_kernels._triton.precision import products_of, sums_of
 from mixfast_kernels._triton.zones import zone_of
-from mixfast_kernels.mask_mix_encode import mask_mix_encode_backward_reference, mask_mix_encode_reference
+from mixfast_kernels.mask_mix_encode import (
+    mask_mix_encode_backward_reference,
+    mask_mix_encode_reference,
+    normalised_images,
+    slots_of,
+    zone_weight_gradients,
+)
+from mixfast_kernels.mixing import Mixing
 
 # Their statistics are constants of the kernels, chosen by comparing a channel with each of them.
 MAX_IMAGE_CHANNELS = 16
@@ -120,9 +130,10 @@ def mask_mix_encode_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """``mixfast::mask_mix_encode_backward``: gradients of images, weight, inside, outside, bias and position.
 
-    Those of the images and of the zone weights are the reference's, with all the others, when one of them is wanted.
+    ``wanted``: whether those of the images, and of inside and outside, are.
     """
-    if any(wanted) or not _takes(images, weight, inside, grid):
+    wants_images, wants_zones = wanted
+    if not _takes(images, weight, inside, grid) or (wants_images and not images.is_floating_point()):
         return mask_mix_encode_backward_reference(
             grad, images, weight, inside, outside, box, bitmap, index, bias, position,
             grid, stride, padding, scale, mean, std, wanted,
@@ -131,18 +142,27 @@ def mask_mix_encode_backward(
     zone, kind = zone_of(box, bitmap)
     statistics = _normalisation(images, mean, std)
     constants = _constants(pixels, weight, inside, kind, grid, stride, padding, scale, statistics)
-    grad_BPC = grad.permute(0, 2, 3, 1).contiguous().view(batch, positions, weight.shape[1])
-    index = None if index is None else index.contiguous()
+    grad = grad.to(weight.dtype).contiguous(memory_format=torch.channels_last)
+    grad_BPC = grad.permute(0, 2, 3, 1).view(batch, positions, weight.shape[1])
+    at = None if index is None else index.contiguous()
     mix = (inside.contiguous(), outside.contiguous(), zone)
+    grad_images, grad_inside, grad_outside = images.new_empty(0), inside.new_empty(0), outside.new_empty(0)
     with torch.cuda.device_of(images):
         grad_weight, grad_bias, grad_position = parameter_gradients(
-            grad_BPC, pixels, weight, mix, index, bias, position, constants
+            grad_BPC, pixels, weight, mix, at, bias, position, constants
         )
+        if wants_images:
+            encoders_ETC = _by_taps(weight, constants["PACKED"])
+            grad_images = image_gradient(grad_BPC, pixels, encoders_ETC, mix, at, constants).to(images.dtype)
+    if wants_zones:
+        slots = slots_of(normalised_images(images, mean, std, weight.dtype), index, inside.shape[1])
+        mixing = Mixing(inside, outside, (grid[0], grid[1]), box, bitmap)
+        grad_inside, grad_outside = zone_weight_gradients(grad, slots, weight, mixing, bias, stride, padding, scale)
     return (
-        images.new_empty(0),
+        grad_images,
         grad_weight,
-        inside.new_empty(0),
-        outside.new_empty(0),
+        grad_inside,
+        grad_outside,
         weight.new_empty(0) if grad_bias is None else grad_bias,
         weight.new_empty(0) if grad_position is None else grad_position,
     )
@@ -230,12 +250,22 @@ def aot_cases() -> list[Case]:
         ("ConViT patches", torch.float32),
         ("CaiT-XS patches", torch.bfloat16),
     )
-    return [case for name, dtype in runs for case in _aot_pair(name, dtype, *shapes[name])]
+    with_images = (
+        ("CIFAR stem", torch.bfloat16),
+        ("Tiny ImageNet stem", torch.float16),
+        ("ConViT patches", torch.bfloat16),
+        ("ConViT patches", torch.float32),
+        ("CIFAR stem", torch.float64),
+    )
+    return [case for name, dtype in runs for case in _aot_cases(name, dtype, False, *shapes[name])] + [
+        case for name, dtype in with_images for case in _aot_cases(name, dtype, True, *shapes[name])
+    ]
 
 
-def _aot_pair(
+def _aot_cases(
     name: str,
     dtype: torch.dtype,
+    with_images: bool,
     batch: int,
     encoders: int,
     side: int,
@@ -244,8 +274,9 @@ def _aot_pair(
     stride: int,
     padding: int,
 ) -> list[Case]:
+    """Forward and backward; or backward ``with_images``, which are of ``dtype`` then and have a gradient."""
     grid = [(side + 2 * padding - kernel) // stride + 1] * 2
-    images = meta(batch, 3, side, side, dtype=torch.uint8, channels_last=True)
+    images = meta(batch, 3, side, side, dtype=dtype if with_images else torch.uint8, channels_last=True)
     weight, bias = meta(encoders, channels, 3, kernel, kernel, dtype=dtype), meta(encoders, channels, dtype=dtype)
     weights, box, index = meta(batch, 2), meta(batch, 4, dtype=torch.int32), meta(batch, 2, dtype=torch.int64)
     position = meta(channels, *grid, dtype=dtype) if padding == 0 else None
@@ -256,8 +287,11 @@ def _aot_pair(
     flops = 2 * result.numel() * 3 * kernel * kernel
     label, parameters = f"{str(dtype).removeprefix('torch.')}, {name}", nbytes(weight, bias, position)
     forward = functools.partial(mask_mix_encode, *tensors, *settings)
-    backward = functools.partial(mask_mix_encode_backward, result, *tensors, *settings, [False, False])
+    backward = functools.partial(mask_mix_encode_backward, result, *tensors, *settings, [with_images, False])
     floor = nbytes(*tensors, result)
+    if with_images:
+        floor += parameters + nbytes(images)
+        return [Case(f"mask_mix_encode: backward with images, {label}", backward, floor, 2 * flops, dtype)]
     return [
         Case(f"mask_mix_encode: forward, {label}", forward, floor, flops, dtype),
         Case(f"mask_mix_encode: backward, {label}", backward, floor + parameters, flops, dtype),
