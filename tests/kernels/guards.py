@@ -28,7 +28,7 @@ def surrounded(tensor, device="cpu"):
     """The same values with the same strides on a device: garbage before, and behind, where the host can do that, memory
     that must not be read (the process would end), so that not even a value that is thrown away is read there."""
     if tensor is None or tensor.numel() == 0:
-        return tensor
+        return tensor if tensor is None else tensor.to(device)
     extent = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     if device == "cpu" and sys.platform == "linux":
         buffer = before_the_unreadable(GUARD + extent, tensor.dtype)
