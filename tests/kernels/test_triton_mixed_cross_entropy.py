@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from guards import assert_within_twice, doubled
-from mixfast_kernels.mixed_cross_entropy import mixed_cross_entropy_backward_reference, mixed_cross_entropy_reference
+from guards import Summands, assert_within_twice, doubled
+from mixfast_kernels.mixed_cross_entropy import (
+    _head_losses,
+    mixed_cross_entropy_backward_reference,
+    mixed_cross_entropy_reference,
+)
 from triton_cases import needs_triton, on_device
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -44,11 +48,34 @@ def reference(values):
 NAMES = ("loss", "log_normaliser", "grad_logits", "grad_weight", "grad_share")
 
 
+def summands(values, exact):
+    """Of every result. A probability's logarithm is the difference of a logit and the log-normaliser and is rounded as they are;
+    what it is off by, the probability is off by in proportion. Logits of 16 bits are taken as they are: no factor is rounded."""
+    logits, target, weight, other, share, smoothing = (doubled(value) for value in values)
+    sizes, log_normaliser, scale = logits.abs(), exact[1].abs(), 1.7 * weight / len(logits)
+    losses = _head_losses(-sizes, log_normaliser, target, other, share, smoothing)
+    probabilities = (logits - exact[1][:, :, None]).exp()
+    grad_logits = exact[2].abs() + scale[:, :, None] * probabilities * (2 + sizes + log_normaliser[:, :, None])
+    grad_share = exact[4]
+    if other is not None:
+        labelled = sum(sizes.gather(2, label[:, :, None])[:, :, 0] for label in (target, other))
+        grad_share = scale * (1 - smoothing) * labelled
+    magnitudes = (
+        (weight * losses).sum() / len(logits),
+        log_normaliser + sizes.amax(2),
+        grad_logits,
+        1.7 / len(logits) * losses,
+        grad_share,
+    )
+    return [Summands(values[0].dtype, sums, torch.zeros_like(sums)) for sums in magnitudes]
+
+
 def check(values):
     exact, plain = reference(tuple(doubled(value) for value in values)), reference(values)
-    for name, got, want, same in zip(NAMES, run(values, guarded=True), exact, plain, strict=True):
+    results = zip(NAMES, run(values, guarded=True), exact, plain, summands(values, exact), strict=True)
+    for name, got, want, same, sizes in results:
         assert got.is_contiguous(), name
-        assert_within_twice(got, same, want, name)
+        assert_within_twice(got, same, want, name, summands=sizes)
 
 
 @pytest.mark.parametrize("numbers", [None, torch.float32, torch.float64])

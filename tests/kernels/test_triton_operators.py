@@ -55,3 +55,18 @@ def test_attention_interpreted(operator, slow):
 def test_kernels_interpreted(operator):
     """Shapes, layouts, dtypes, guards and offsets: each operator's own tests, which also run on a GPU as they are."""
     run_interpreted(f"test_triton_{operator}.py")
+
+
+def test_any_shape_interpreted():
+    run_interpreted("test_triton_hypothesis.py")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_many_shapes_interpreted(operator):
+    run_interpreted("test_triton_hypothesis.py", "-m", "long", "-k", operator)
+
+
+@pytest.mark.long
+def test_many_layouts_interpreted():
+    run_interpreted("test_triton_mask_mix_encode.py", "-m", "long")
