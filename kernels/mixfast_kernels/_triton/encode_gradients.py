@@ -29,9 +29,10 @@ from mixfast_kernels._triton.zones import coverage
 TILE = {2: (32, 64, 64), 4: (32, 32, 64), 8: (16, 16, 32)}
 # Of a block of patches: slots (one tile in sixteen may show two inputs), and positions, whose sums are kept.
 GROUP, ROWS = 1024, 16
-# Programs, whatever the device (results must not depend on it): a few to each multiprocessor.
-PROGRAMS = 512
-# Splits write sums, which are read again: at most this share of what the pass must read, if more than one split.
+# Programs, whatever the device (results must not depend on it): at most, a few to each multiprocessor of a large card; and at
+# least, where the batch can be split so far: a card half asleep loses more than it saves by moving fewer bytes.
+PROGRAMS, LEAST_PROGRAMS = 512, 256
+# Splits write sums, which are read again. Beyond the least number of programs at most this share of what the pass must read.
 SHARE = 0.45
 # Of the kernel that adds splits up: splits, taps and channels at a time.
 ADD = (32, 8, 16)
@@ -206,7 +207,7 @@ def parameter_gradients(
     # Bytes of the images that the batch takes, and what splits may move.
     seen = min(pixels.shape[0], batch * constants["M"]) * pixels[:1].numel() * pixels.element_size()
     budget = SHARE * (grad_BPC.numel() * grad_BPC.element_size() + seen) / (2 * encoders * channels * sums.itemsize)
-    most = max(1, min(PROGRAMS // tiles, int(budget / taps)))
+    most = max(1, triton.cdiv(LEAST_PROGRAMS, tiles), min(PROGRAMS // tiles, int(budget / taps)))
     most_chunks = most if position is None else min(most, max(1, int(budget / positions)))
     blocks = _stem_blocks(batch, positions, block_p, most_chunks) if overlap else _patch_blocks(batch, positions)
     each = triton.cdiv(blocks.count, most)
