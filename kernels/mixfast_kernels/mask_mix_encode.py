@@ -20,7 +20,7 @@ from mixfast_kernels._register import register_op
 from mixfast_kernels.mixing import Mixing, check_mixing, zone_gradients
 
 
-def _normalised(images: Tensor, mean: list[float] | None, std: list[float] | None, dtype: torch.dtype) -> Tensor:
+def normalised_images(images: Tensor, mean: list[float] | None, std: list[float] | None, dtype: torch.dtype) -> Tensor:
     """Images as the convolution reads them; uint8 is 0..255 and becomes 0..1 first."""
     full = torch.promote_types(dtype, torch.float32)
     values = images.to(full) / 255 if images.dtype == torch.uint8 else images.to(full)
@@ -30,7 +30,7 @@ def _normalised(images: Tensor, mean: list[float] | None, std: list[float] | Non
     return values.to(dtype)
 
 
-def _slots(normalised: Tensor, index: Tensor | None, num_inputs: int) -> list[Tensor]:
+def slots_of(normalised: Tensor, index: Tensor | None, num_inputs: int) -> list[Tensor]:
     """The images of each slot, channels-last ``[B, c, H, W]``: convolutions read that several times faster."""
     pixels = normalised.permute(0, 2, 3, 1).contiguous()
     if index is None:
@@ -63,7 +63,7 @@ def mask_mix_encode_reference(
     """Plain PyTorch: ``[U, c, H, W]`` to ``[B, C, H', W']``, channels-last, in the dtype of ``weight``."""
     num_inputs = inside.shape[1]
     weights = Mixing(inside, outside, (grid[0], grid[1]), box, bitmap).weights().to(weight.dtype)
-    slots = _slots(_normalised(images, mean, std, weight.dtype), index, num_inputs)
+    slots = slots_of(normalised_images(images, mean, std, weight.dtype), index, num_inputs)
     biases = _biases(bias, weight)
     mixed = None
     for i, slot in enumerate(slots):
@@ -74,6 +74,26 @@ def mask_mix_encode_reference(
     if position is not None:
         mixed = mixed + position.to(mixed.dtype)
     return mixed.contiguous(memory_format=torch.channels_last)
+
+
+def zone_weight_gradients(
+    grad: Tensor,
+    slots: list[Tensor],
+    weight: Tensor,
+    mixing: Mixing,
+    bias: Tensor | None,
+    stride: int,
+    padding: int,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of inside and outside, ``[B, M]`` each: every input's encoding is needed where it is not seen, too."""
+    biases = _biases(bias, weight)
+    grads = []
+    for i, slot in enumerate(slots):
+        encoder = min(i, weight.shape[0] - 1)
+        encoded = F.conv2d(slot, weight[encoder], biases[encoder], stride, padding)
+        grads.append(scale * (grad * encoded).sum(1))
+    return zone_gradients(mixing, torch.stack(grads, 1).to(mixing.inside.dtype))
 
 
 def mask_mix_encode_backward_reference(
@@ -102,14 +122,12 @@ def mask_mix_encode_backward_reference(
     wants_images, wants_zones = wanted
     mixing = Mixing(inside, outside, (grid[0], grid[1]), box, bitmap)
     weights = mixing.weights().to(weight.dtype)
-    normalised = _normalised(images, mean, std, weight.dtype)
-    slots = _slots(normalised, index, inside.shape[1])
+    normalised = normalised_images(images, mean, std, weight.dtype)
+    slots = slots_of(normalised, index, inside.shape[1])
     grad = grad.to(weight.dtype).contiguous(memory_format=torch.channels_last)
     grad_weight: list[Tensor | None] = [None] * weight.shape[0]
     grad_bias: list[Tensor | None] = [None] * weight.shape[0]
     grad_images = torch.zeros_like(normalised) if wants_images else images.new_empty(0)
-    grad_zone_weights = []
-    biases = _biases(bias, weight)
     for i, slot in enumerate(slots):
         encoder = min(i, weight.shape[0] - 1)
         grad_encoded = grad * (scale * weights[:, i])[:, None]
@@ -133,12 +151,9 @@ def mask_mix_encode_backward_reference(
             grad_bias[encoder] = bias_part if grad_bias[encoder] is None else grad_bias[encoder] + bias_part
         if wants_images:
             grad_images = grad_images + grad_slot if index is None else grad_images.index_add(0, index[:, i], grad_slot)
-        if wants_zones:
-            encoded = F.conv2d(slot, weight[encoder], biases[encoder], stride, padding)
-            grad_zone_weights.append(scale * (grad * encoded).sum(1))
     grad_inside, grad_outside = inside.new_empty(0), outside.new_empty(0)
     if wants_zones:
-        grad_inside, grad_outside = zone_gradients(mixing, torch.stack(grad_zone_weights, 1).to(inside.dtype))
+        grad_inside, grad_outside = zone_weight_gradients(grad, slots, weight, mixing, bias, stride, padding, scale)
     if wants_images and std is not None:
         grad_images = grad_images / grad_images.new_tensor(std).view(-1, 1, 1)
     return (

@@ -1,34 +1,18 @@
-"""The Triton augment in the interpreter, against the reference in float64, and compiled for cards ahead of time."""
+"""The Triton augment against the reference in float64: shapes, layouts, dtypes, zones, guards and offsets."""
 
 from __future__ import annotations
 
-import importlib.util
-
 import pytest
 import torch
-from ahead_of_time import spills
 from drawing import draw_mixing, laid_out
-from guards import GuardedAllocations, assert_within_twice, doubled, surrounded
+from guards import assert_within_twice, doubled
 from mixfast_kernels.augment import augment_reference
-from running import CHECKS, INTERPRETED, run_pytest
+from triton_cases import interpreted_only, needs_triton, on_device
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.uint8)
 ZONES = ("none", "box", "bitmap", "coverage")
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
-
-
-def test_checks_in_the_interpreter():
-    run_pytest(__file__, INTERPRETED, *CHECKS)
-
-
-def test_a_case_compiles_without_spills():
-    assert set(spills("augment", "bfloat16, CIFAR").values()) == {0}
-
-
-@pytest.mark.long
-def test_every_case_compiles_without_spills():
-    assert set(spills("augment").values()) == {0}
+pytestmark = needs_triton
 
 
 def arguments(
@@ -59,16 +43,15 @@ def statistics(channels, dtype):
     return [0.1 + 0.7 * k / channels for k in range(channels)], [0.2 + 0.1 * k / channels for k in range(channels)]
 
 
-def run(*values):
+def run(*values, guarded=False):
     from mixfast_kernels._triton.augment import augment
 
-    return augment(*values)
+    return on_device(augment, *values, guarded=guarded)
 
 
 def check(values, out_size, dtype=torch.float32, normalised=True):
     rest = (*(statistics(values[0].shape[1], dtype) if normalised else (None, None)), dtype, out_size)
-    with GuardedAllocations():
-        got = run(*(surrounded(value) if isinstance(value, torch.Tensor) else value for value in values), *rest)
+    got = run(*values, *rest, guarded=True)
     plain = augment_reference(*values, *rest)
     assert got.dtype == dtype and got.is_contiguous(memory_format=torch.channels_last)
     if dtype == torch.uint8:
@@ -81,7 +64,7 @@ def check(values, out_size, dtype=torch.float32, normalised=True):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("zone", [None, *ZONES])
-def check_dtypes_and_zones(dtype, zone):
+def test_dtypes_and_zones(dtype, zone):
     for channels in (1, 3):
         check(*arguments(channels, zone=zone, sources=1 if zone is None else 2), dtype)
     check(*arguments(zone=zone, sources=1 if zone is None else 2, binary=True), dtype, normalised=False)
@@ -89,7 +72,7 @@ def check_dtypes_and_zones(dtype, zone):
 
 @pytest.mark.parametrize("sources", [1, 2, 3, 4])
 @pytest.mark.parametrize("zone", ZONES)
-def check_numbers_of_sources(sources, zone):
+def test_numbers_of_sources(sources, zone):
     check(*arguments(sources=sources, zone=zone, batch=3))
     check(*arguments(sources=sources, zone=zone, batch=3, mixing_dtype=torch.float64), torch.float64)
 
@@ -100,13 +83,13 @@ SIZES = [((3, 1), (3, 1), 1), ((9, 11), (5, 7), 0), ((4, 5), (10, 9), 3), ((20, 
 
 @pytest.mark.parametrize(("size", "out_size", "pad"), SIZES)
 @pytest.mark.parametrize("channels", [1, 4, 17])
-def check_sizes(size, out_size, pad, channels):
+def test_sizes(size, out_size, pad, channels):
     for dtype in (torch.bfloat16, torch.uint8):
         check(*arguments(channels, size, out_size, pad), dtype)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "strided", "expanded"])
-def check_layouts(layout):
+def test_layouts(layout):
     check(*arguments(layout=layout))
     check(*arguments(layout=layout, zone=None, sources=1, flips=False), torch.uint8)
     values, out_size = arguments(layout=layout)
@@ -116,13 +99,13 @@ def check_layouts(layout):
 
 
 @pytest.mark.parametrize("zone", ["none", "box", "bitmap"])
-def check_what_a_sharp_zone_shows_is_copied_exactly(zone):
+def test_what_a_sharp_zone_shows_is_copied_exactly(zone):
     values, out_size = arguments(zone=zone, binary=True)
     got = run(*values, None, None, torch.uint8, out_size)
     assert torch.equal(got, augment_reference(*values, None, None, torch.uint8, out_size))
 
 
-def check_bytes_are_rounded_to_even_and_clamped():
+def test_bytes_are_rounded_to_even_and_clamped():
     images = torch.tensor([[1, 3, 200, 255], [2, 4, 201, 255]], dtype=torch.uint8).view(2, 1, 1, 4)
     index, crop = torch.tensor([[0, 1]]), torch.zeros(1, 2, 2, dtype=torch.int64)
     for weights in (torch.full((1, 2), 0.5), torch.tensor([[2.0, -1.0]]), torch.tensor([[-1.0, 0.0]])):
@@ -130,13 +113,11 @@ def check_bytes_are_rounded_to_even_and_clamped():
         assert torch.equal(run(*values), augment_reference(*values))
 
 
-def check_indices_that_are_none_and_windows_beyond_the_padding_are_black():
+def test_indices_that_are_none_and_windows_beyond_the_padding_are_black():
     values, out_size = arguments(sources=1, zone=None)
     for bad in (-1, 4, 2**40):
         values[1][2] = bad
-        got = run(
-            *(surrounded(v) if isinstance(v, torch.Tensor) else v for v in values), None, None, torch.uint8, out_size
-        )
+        got = run(*values, None, None, torch.uint8, out_size, guarded=True)
         kept = [0, 1, 3, 4]
         values[1][2] = 0
         expected = augment_reference(*values, None, None, torch.uint8, out_size)
@@ -147,13 +128,14 @@ def check_indices_that_are_none_and_windows_beyond_the_padding_are_black():
 
 
 @pytest.mark.parametrize("size", [(0, 3), (2, 0)])
-def check_an_empty_batch(size):
+def test_an_empty_batch(size):
     batch, channels = size
     values, out_size = arguments(channels, batch=batch)
     assert run(*values, None, None, torch.float32, out_size).shape == (batch, channels, 7, 6)
 
 
-def check_images_beyond_four_gigabytes():
+@interpreted_only
+def test_images_beyond_four_gigabytes():
     """Most of the images are never touched, so never there."""
     images = torch.empty(2**20 + 2, 1, 64, 64, dtype=torch.uint8)
     images[-1] = 200
@@ -162,9 +144,9 @@ def check_images_beyond_four_gigabytes():
     assert (got == 200).all()
 
 
-def check_the_same_bits_twice_and_by_the_operator():
+def test_the_same_bits_twice_and_by_the_operator():
     values, out_size = arguments(size=(16, 16), out_size=(16, 16), batch=8)
     rest = (*statistics(3, torch.float32), torch.float32, out_size)
     first = run(*values, *rest)
     assert torch.equal(first, run(*values, *rest))
-    assert torch.equal(first, torch.ops.mixfast.augment(*values, *rest))
+    assert torch.equal(first, on_device(torch.ops.mixfast.augment, *values, *rest))

@@ -1,38 +1,25 @@
-"""The Triton mask_mix_encode in the interpreter, against the reference in float64, and compiled for cards ahead of time."""
+"""The Triton mask_mix_encode against the reference in float64: shapes, layouts, dtypes, zones, guards and offsets."""
 
 from __future__ import annotations
 
-import importlib.util
-
 import pytest
 import torch
-from ahead_of_time import spills
 from drawing import draw_mixing, laid_out
-from guards import GuardedAllocations, assert_within_twice, doubled, surrounded
+from guards import assert_within_twice, doubled, raised, summands_of
 from mixfast_kernels import Mixing
-from mixfast_kernels.mask_mix_encode import mask_mix_encode_backward_reference, mask_mix_encode_reference
-from running import CHECKS, INTERPRETED, run_pytest
+from mixfast_kernels.mask_mix_encode import (
+    mask_mix_encode_backward_reference,
+    mask_mix_encode_reference,
+    normalised_images,
+)
+from triton_cases import INTERPRETED, interpreted_only, needs_triton, on_device
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 ZONES = ("none", "box", "bitmap", "coverage")
 NAMES = ("images", "weight", "inside", "outside", "bias", "position")
 LAYOUTS = ("contiguous", "channels_last", "strided", "expanded")
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
-
-
-def test_checks_in_the_interpreter():
-    run_pytest(__file__, INTERPRETED, *CHECKS)
-
-
-@pytest.mark.parametrize("name", ["bfloat16, CIFAR stem", "bfloat16, ConViT patches"])
-def test_a_case_compiles_without_spills(name):
-    assert set(spills("mask_mix_encode", name).values()) == {0}
-
-
-@pytest.mark.long
-def test_every_case_compiles_without_spills():
-    assert set(spills("mask_mix_encode").values()) == {0}
+pytestmark = needs_triton
 
 
 def draw(seed, *shape):
@@ -74,40 +61,70 @@ class Case:
             self.position,
         )  # fmt: skip
 
-    def run(self, wanted=(False, False), change=lambda tensor: tensor):
-        """Result and gradients from the launchers, their tensors changed first."""
+    def run(self, wanted=(False, False), guarded=False):
+        """Result and gradients from the launchers."""
         from mixfast_kernels._triton.mask_mix_encode import mask_mix_encode, mask_mix_encode_backward
 
-        grad, *tensors = (change(tensor) for tensor in (self.grad, *self.tensors()))
-        backward = mask_mix_encode_backward(grad, *tensors, *self.settings, list(wanted))
-        return mask_mix_encode(*tensors, *self.settings), *backward
+        def launch(grad, *arguments):
+            backward = mask_mix_encode_backward(grad, *arguments, list(wanted))
+            return mask_mix_encode(*arguments), *backward
 
-    def reference(self, change=lambda tensor: tensor):
+        return on_device(launch, self.grad, *self.tensors(), *self.settings, guarded=guarded)
+
+    def reference(self, wanted=(False, False), change=lambda tensor: tensor):
         grad, *tensors = (change(tensor) for tensor in (self.grad, *self.tensors()))
-        backward = mask_mix_encode_backward_reference(grad, *tensors, *self.settings, [False, False])
+        backward = mask_mix_encode_backward_reference(grad, *tensors, *self.settings, list(wanted))
         return mask_mix_encode_reference(*tensors, *self.settings), *backward
 
-    def check(self):
-        with GuardedAllocations():
-            results = self.run(change=surrounded)
+    def summands(self, wanted):
+        *geometry, scale, mean, std = self.settings
+        grad, images, *tensors = self.grad, *self.tensors()
+        # A normalised pixel is a difference itself, which float32 and float64 round; 16 bits round what it is.
+        below = None if mean is None else [-value for value in mean]
+        pixels = {
+            1: normalised_images(images.abs(), below, std, torch.float64),
+            2: normalised_images(images, mean, std, torch.float64).square(),
+        }
+
+        def results_of(power):
+            deviations = None if std is None else [value**power for value in std]  # without means, of the gradient only
+            settings = (*geometry, scale**power, None, deviations)
+            arguments = (pixels[power], *(raised(tensor, power) for tensor in tensors), *settings)
+            backward = mask_mix_encode_backward_reference(raised(grad, power), *arguments, list(wanted))
+            return mask_mix_encode_reference(*arguments), *backward
+
+        return summands_of(self.weight.dtype, results_of)
+
+    def check(self, wanted=None):
+        """Holds the launchers' results, which it returns, to the reference."""
+        wanted = wanted or (self.images.is_floating_point(), False)
+        results = self.run(wanted, guarded=True)
         assert results[0].is_contiguous(memory_format=torch.channels_last)
-        assert all(gradient.is_contiguous() for gradient in results[1:])
-        names = ("result", *NAMES)
-        for name, got, plain, exact in zip(names, results, self.reference(), self.reference(doubled), strict=True):
-            assert_within_twice(got, plain, exact, name)
+        assert not wanted[0] or results[1].stride() == torch.empty_like(self.images).stride()
+        assert all(gradient.is_contiguous() for gradient in results[2:])
+        names, references = ("result", *NAMES), (self.reference(wanted), self.reference(wanted, doubled))
+        for name, got, plain, exact, summands in zip(names, results, *references, self.summands(wanted), strict=True):
+            assert_within_twice(got, plain, exact, name, summands=summands)
+        return results
 
 
+BYTES = torch.uint8  # these have no gradient, which takes the interpreter long
 # Each line is a place of its own in the kernels.
 SHAPES = {
     "small-stem": dict(image=(3, 4, 5), batch=2),
     "stem": dict(image=(3, 7, 8), channels=16, batch=2),
     "stem-stride-2": dict(image=(3, 7, 8), stride=2),
-    "many-positions": dict(image=(3, 23, 25), channels=3, batch=2),  # tiles inside one sample, the last one partial
-    "many-channels": dict(image=(2, 3, 3), channels=150, batch=2),  # several tiles of channels
+    "many-positions": dict(image=(3, 23, 25), channels=3, batch=2, image_dtype=BYTES),  # tiles inside a sample
+    "many-channels": dict(image=(2, 3, 3), channels=150, batch=2, image_dtype=BYTES),  # several tiles of channels
     "patch": dict(image=(3, 4, 6), kernel=2, stride=2, padding=0, batch=2),
     "patch-shared": dict(image=(3, 4, 6), kernel=2, stride=2, padding=0, batch=2, encoders=1),
     "patch-many-taps": dict(image=(3, 14, 21), kernel=7, stride=7, padding=0),  # several tiles of taps
     "patch-in-order": dict(image=(1, 12, 12), kernel=2, stride=2, padding=0, batch=4, binary=True),
+    "patch-shared-blocks": dict(image=(1, 12, 12), kernel=2, stride=2, padding=0, batch=4, encoders=1, image_dtype=BYTES),
+    "patch-full-blocks": dict(image=(1, 3, 6), kernel=1, stride=1, padding=0, batch=70, channels=3, binary=True, image_dtype=BYTES),
+    # Two chunks of samples.
+    "patch-many-samples": dict(image=(1, 2, 2), kernel=2, stride=2, padding=0, batch=1030, channels=2, image_dtype=BYTES),
+    "stem-chunks": dict(image=(1, 12, 12), batch=5, channels=3, image_dtype=BYTES),  # samples in chunks
     "grey": dict(image=(1, 6, 7)),
     "four-colours": dict(image=(4, 5, 6), inputs=4),
     "three-inputs": dict(inputs=3, encoders=1),
@@ -120,30 +137,35 @@ SHAPES = {
 }  # fmt: skip
 
 
+# Windows that overlap; those that do not, sorted by the input they show; and with one encoder for all, which need no order.
+KINDS = ("small-stem", "patch", "patch-shared")
+
+
 @pytest.mark.parametrize("name", SHAPES)
-def check_shapes(name):
+def test_shapes(name):
     Case(**SHAPES[name]).check()
 
 
 @pytest.mark.parametrize("zone", ZONES)
-def check_zones(zone):
-    for name in ("small-stem", "patch", "patch-shared"):
+def test_zones(zone):
+    for name in KINDS:
         Case(zone=zone, dtype=torch.bfloat16, **SHAPES[name]).check()
-        Case(zone=zone, binary=True, **SHAPES[name]).check()
+        Case(zone=zone, binary=True, image_dtype=BYTES, **SHAPES[name]).check()
 
 
-@pytest.mark.parametrize("image_dtype", [torch.uint8, *FLOATS])
+@pytest.mark.parametrize("image_dtype", [BYTES, *FLOATS])
 @pytest.mark.parametrize("dtype", FLOATS)
-def check_dtypes(dtype, image_dtype):
+def test_dtypes(dtype, image_dtype):
     # Without statistics floating-point images are read as they are, uint8 ones as 0..1 all the same.
-    Case(dtype=dtype, image_dtype=image_dtype, extras=dtype != torch.float16, **SHAPES["small-stem"]).check()
+    case = Case(dtype=dtype, image_dtype=image_dtype, extras=dtype != torch.float16, **SHAPES["small-stem"])
+    # The images' gradient is summed as the encoders' dtype says: any other dtype is that of the store.
+    case.check((image_dtype in (dtype, torch.float32, torch.float16), False))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", ["small-stem", "patch"])
-def check_layouts(name, layout):
-    Case(dtype=torch.float64, image_dtype=torch.uint8, layout=layout, **SHAPES[name]).check()
-    case = Case(layout=layout, image_dtype=torch.uint8, **SHAPES[name])
+def test_layouts(name, layout):
+    case = Case(layout=layout, **SHAPES[name])
     mixing = case.mixing
     strided = (laid_out(weights[..., None], "strided")[..., 0] for weights in (mixing.inside, mixing.outside))
     case.mixing = Mixing(*strided, mixing.grid, mixing.box)
@@ -153,8 +175,72 @@ def check_layouts(name, layout):
     case.check()
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("name", ["small-stem", "patch"])
+def test_layouts_and_dtypes(name, dtype, layout):
+    for image_dtype in (BYTES, *FLOATS):
+        Case(dtype=dtype, image_dtype=image_dtype, layout=layout, **SHAPES[name]).check()
+
+
+# As it ships only large batches leave a program several blocks, or several samples of one.
+FEW = ("stem-chunks", "patch-in-order", "patch-shared-blocks", "patch-full-blocks", "patch-many-samples")
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_few_programs_that_take_many_blocks(name, monkeypatch):
+    from mixfast_kernels._triton import encode_gradients
+
+    seen, added = [], encode_gradients._added
+    monkeypatch.setattr(encode_gradients, "_added", lambda parts, *a: seen.append(len(parts)) or added(parts, *a))
+    for cut in ("_stem_blocks", "_patch_blocks"):
+        blocks_of = getattr(encode_gradients, cut)
+        monkeypatch.setattr(encode_gradients, cut, lambda *a, of=blocks_of: seen.append(of(*a).count) or of(*a))
+    monkeypatch.setattr(encode_gradients, "LEAST_PROGRAMS", 1)
+    monkeypatch.setattr(encode_gradients, "SHARE", 0.0)
+    Case(**SHAPES[name]).check((False, False))
+    blocks, splits, *_ = seen
+    assert splits == 1 < blocks
+
+
+@interpreted_only
+@pytest.mark.parametrize("which", ["forward", "backward"])
+def test_a_binary_mask_costs_one_product(which, monkeypatch):
+    """Tiles of the product: one for each tile of positions, and one more where a group goes on to its next input."""
+    from mixfast_kernels._triton import encode_gradients
+    from mixfast_kernels._triton import mask_mix_encode as launchers
+    from triton.runtime.interpreter import InterpreterBuilder
+
+    inputs = 3
+    case = Case(
+        batch=48, inputs=inputs, image=(1, 8, 8), kernel=2, stride=2, padding=0, channels=4, zone="bitmap", extras=False
+    )
+    shown = torch.randint(inputs, (2, 48), generator=torch.Generator().manual_seed(1))
+    inside, outside = torch.nn.functional.one_hot(shown, inputs).float()
+    case.mixing = Mixing(inside, outside, case.mixing.grid, bitmap=case.mixing.bitmap)
+    products, create_dot = [], InterpreterBuilder.create_dot
+    monkeypatch.setattr(InterpreterBuilder, "create_dot", lambda *a: products.append(1) or create_dot(*a))
+    if which == "forward":
+        launchers.mask_mix_encode(*case.tensors(), *case.settings)
+        tile, groups = launchers.FORWARD[4][0], 1
+    else:
+        launchers.mask_mix_encode_backward(case.grad, *case.tensors(), *case.settings, [False, False])
+        tile, groups = encode_gradients.TILE[4][0], 1
+    tiles = 48 * 16 // tile
+    assert tiles <= len(products) <= tiles + groups * (inputs - 1) < inputs * tiles
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_positions_that_no_input_shows_have_their_gradient(name):
+    case = Case(**SHAPES[name])
+    nothing = torch.zeros_like(case.mixing.inside)
+    case.mixing = Mixing(nothing, nothing, case.mixing.grid, case.mixing.box)
+    assert case.check()[-1].abs().max() > 0
+
+
 @pytest.mark.parametrize(("kernel", "stride", "padding", "edges"), [(3, 1, 1, (3, 7)), (2, 2, 0, (1, 4))])
-def check_what_a_mask_hides_is_not_read(kernel, stride, padding, edges):
+def test_what_a_mask_hides_is_not_read(kernel, stride, padding, edges):
     """Pixels under no visible window are NaN; they come out nowhere, forward or backward."""
     case = Case(batch=2, image=(3, 10, 10), kernel=kernel, stride=stride, padding=padding, binary=True)
     case.index = torch.tensor([[0, 1], [2, 3]])
@@ -175,52 +261,77 @@ def check_what_a_mask_hides_is_not_read(kernel, stride, padding, edges):
         assert got.isfinite().all() and torch.equal(got, want)
 
 
-@pytest.mark.parametrize("bad", [-1, 4, 2**40])
-def check_an_image_that_is_none_is_0_and_reads_nothing(bad):
+def test_an_image_that_is_none_is_0_and_reads_nothing():
     case = Case(extras=False)
-    case.index[1, 0] = bad
-    got = case.run(change=surrounded)
+    got = []
+    for bad in (-1, 4, 2**40):
+        case.index[1, 0] = bad
+        got.append(case.run(guarded=True))
     weightless = case.mixing.inside.clone(), case.mixing.outside.clone()
     for weights in weightless:
         weights[1, 0] = 0
     case.mixing = Mixing(*weightless, case.mixing.grid, case.mixing.box)
     case.index[1, 0] = 0
-    for value, expected in zip(got, case.run(), strict=True):
-        assert torch.equal(value, expected)
+    expected = case.run()
+    for results in got:
+        for value, want in zip(results, expected, strict=True):
+            assert torch.equal(value, want)
 
 
-def check_an_encoder_under_no_weight_may_hold_anything():
+def test_an_encoder_under_no_weight_may_hold_anything():
     """Infinite bias and gradients of what an input does not show meet no 0."""
     case = Case(zone="box", binary=True)
     case.bias[0] = torch.inf
     box = torch.tensor([[0, 0, 0, 0]] * 3, dtype=torch.int32)
     case.mixing = Mixing(case.mixing.inside, case.mixing.outside, case.mixing.grid, box)
-    result, _, grad_weight, _, _, grad_bias, _ = case.run()
+    case.grad[1, :, 2, 3] = torch.inf
+    case.weight[0] = torch.inf
+    result, grad_images, grad_weight, _, _, grad_bias, grad_position = case.run((True, False))
     assert result.isfinite().all() and (grad_weight[0] == 0).all() and (grad_bias[0] == 0).all()
+    reached = torch.zeros(case.grid, dtype=torch.bool)
+    reached[2, 3] = True
+    assert torch.equal(grad_position.isinf(), reached.expand_as(grad_position))
+    window = torch.zeros(case.images.shape[2:], dtype=torch.bool)
+    window[1:4, 2:5] = True
+    assert not grad_images[..., ~window].isnan().any() and not grad_images[..., ~window].isinf().any()
 
 
-@pytest.mark.parametrize("wanted", [(True, False), (False, True)])
-def check_gradients_of_images_and_zones_are_the_reference_s(wanted):
-    case = Case()
-    expected = mask_mix_encode_backward_reference(case.grad, *case.tensors(), *case.settings, list(wanted))
-    for got, want in zip(case.run(wanted)[1:], expected, strict=True):
-        assert torch.equal(got, want)
+@pytest.mark.parametrize("name", KINDS)
+def test_each_gradient_comes_with_and_without_the_others(name):
+    case = Case(**SHAPES[name])
+    everything = case.check((True, True))
+    for wanted in ((False, True), (True, False), (False, False)):
+        present = [True, wanted[0], True, wanted[1], wanted[1], True, True]
+        for got, want, there in zip(case.run(wanted, guarded=True), everything, present, strict=True):
+            assert torch.equal(got, want) if there else got.numel() == 0
 
 
-def check_images_of_many_channels_and_empty_batches_are_the_reference_s():
+@pytest.mark.parametrize("name", ["small-stem", "patch", "gaps"])
+def test_images_taken_often_and_never_sum_in_a_fixed_order(name):
+    case = Case(**SHAPES[name])
+    case.index = torch.tensor([[2, 2], [0, 2], [2, 2]])[: case.index.shape[0]]
+    grad = case.check()[1]
+    assert (grad[[1, 3]] == 0).all() and grad[2].abs().max() > 0
+    assert torch.equal(grad, case.run((True, False))[1])
+
+
+def test_images_of_many_channels_and_empty_batches_are_the_reference_s():
+    # On a GPU PyTorch has other convolutions than here.
+    tolerance = {"rtol": 0, "atol": 0} if INTERPRETED else {}
     for case in (Case(image=(17, 4, 4)), Case(batch=0)):
         for got, want in zip(case.run(), case.reference(), strict=True):
-            assert torch.equal(got, want)
+            torch.testing.assert_close(got, want, **tolerance)
 
 
-def check_boxes_beyond_the_grid_and_upside_down():
+def test_boxes_beyond_the_grid_and_upside_down():
     case = Case()
     box = torch.tensor([[-5, -3, 100, 4], [3, 3, 3, 8], [4, 2, 2, 5]], dtype=torch.int32)
     case.mixing = Mixing(case.mixing.inside, case.mixing.outside, case.mixing.grid, box)
     case.check()
 
 
-def check_images_beyond_four_gigabytes():
+@interpreted_only
+def test_images_beyond_four_gigabytes():
     """Only the pages that are read are ever backed by memory."""
     case = Case(
         batch=2, image=(3, 32, 32), channels=2, stride=4, image_dtype=torch.uint8, layout="contiguous", extras=False
@@ -235,11 +346,11 @@ def check_images_beyond_four_gigabytes():
 
 
 @pytest.mark.parametrize("name", ["small-stem", "patch-in-order"])
-def check_the_same_bits_twice_and_by_the_operators(name):
+def test_the_same_bits_twice_and_by_the_operators(name):
     case = Case(**SHAPES[name])
     first = case.run()
-    operators = torch.ops.mixfast
-    backward = operators.mask_mix_encode_backward(case.grad, *case.tensors(), *case.settings, [False, False])
-    again = (operators.mask_mix_encode(*case.tensors(), *case.settings), *backward)
+    operators, arguments = torch.ops.mixfast, (*case.tensors(), *case.settings)
+    backward = on_device(operators.mask_mix_encode_backward, case.grad, *arguments, [False, False])
+    again = (on_device(operators.mask_mix_encode, *arguments), *backward)
     for one, other in zip(first, again, strict=True):
         assert torch.equal(one, other)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from drawing import draw_mixing
-from guards import doubled
+from guards import doubled, raised, summands_of
 from mixfast_kernels import Mixing
 from mixfast_kernels.source_attribution import source_attribution_backward_reference, source_attribution_reference
 from triton_cases import (
@@ -81,15 +81,24 @@ def arguments_of(shape, dtype, zone, sources, encoding, hard):
 
 def check(grad, arguments):
     forward, backward = launchers()
+
+    def results_of(power):
+        factors = [raised(value, power) for value in arguments]
+        grads = source_attribution_backward_reference(
+            raised(grad, power), factors[0] if factors[6] is not None else None, *factors[1:], False
+        )
+        return source_attribution_reference(*factors), *grads
+
     exact_arguments = [doubled(value) for value in arguments]
+    of_result, *of_grads = summands_of(grad.dtype, results_of)
     attributed = guarded_call(forward, *arguments)
     plain = source_attribution_reference(*arguments)
-    assert_as_exact(attributed, [plain], [source_attribution_reference(*exact_arguments)])
+    assert_as_exact(attributed, [plain], [source_attribution_reference(*exact_arguments)], [of_result])
     tokens = arguments[0] if arguments[6] is not None else None
     grads = guarded_call(backward, grad, tokens, *arguments[1:], False)
     plain = source_attribution_backward_reference(grad, tokens, *arguments[1:], False)
     exact = source_attribution_backward_reference(grad.double(), doubled(tokens), *exact_arguments[1:], False)
-    assert_as_exact(grads, plain, exact)
+    assert_as_exact(grads, plain, exact, of_grads)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 
 import mixfast_kernels as mk
 import pytest
@@ -16,6 +17,22 @@ RUNNABLE = (INTERPRETED or torch.cuda.is_available()) and mk.backends()[DEVICE].
 
 needs_triton = pytest.mark.skipif(not RUNNABLE, reason="needs a GPU, or test_triton_operators.py, which interprets")
 interpreted_only = pytest.mark.skipif(not INTERPRETED, reason="looks into the interpreter")
+
+
+def on_device(launcher, *args, guarded=False):
+    """What the launcher makes of its arguments, with their strides, on the tests' device: back on the host.
+
+    ``guarded``: tensors are surrounded by garbage, and what is allocated lies between guards.
+    """
+
+    def moved(tensor):
+        return beside_garbage(tensor) if guarded or not INTERPRETED else tensor
+
+    args = tree_map_only(torch.Tensor, moved, args)
+    # What a launcher leaves to PyTorch's convolutions is held to float32 as well.
+    with torch.backends.cudnn.flags(allow_tf32=False), GuardedAllocations() if guarded else nullcontext():
+        results = launcher(*args)
+    return tree_map_only(torch.Tensor, lambda tensor: tensor.cpu(), results)
 
 
 def beside_garbage(tensor):
@@ -40,11 +57,11 @@ def bits(tensor):
     return tensor.contiguous().flatten().view(torch.uint8)
 
 
-def assert_as_exact(results, plain, exact):
+def assert_as_exact(results, plain, exact, summands=None):
     """``assert_within_twice`` for each result. The eight roundings are for a plain form that hits the exact value by luck, and
     for float64, in which the plain form counts as exact."""
-    for values in zip(results, plain, exact, strict=True):
-        assert_within_twice(*values, roundings=8)
+    for *values, sizes in zip(results, plain, exact, summands or [None] * len(results), strict=True):
+        assert_within_twice(*values, roundings=8, summands=sizes)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The kernels of mask_mix_encode: a product of pixel windows, taken from the images as they are read, with the encoders.
+"""mask_mix_encode forward: a product of pixel windows, taken from the images as they are read, with the encoders.
 
 A tile is ``[position, tap]``: its pixels are gathered by ``index``, normalised and weighed by the zone in registers,
 rounded once to the encoders' dtype, and multiplied. A window's border is 0 after normalisation. A pixel under no
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from mixfast_kernels._triton.interpreter import repair
 from mixfast_kernels._triton.pixels import of_channel
@@ -19,9 +20,21 @@ from mixfast_kernels._triton.zones import coverage
 
 repair()
 
+# The next tile of encoders is on its way while one is multiplied.
+STAGES = 2
+# The operands of tl.dot are at least this long.
+SHORTEST = 16
+
+
+def fitted_tile(table: dict[int, tuple[int, int, int]], weight: Tensor) -> tuple[int, int, int]:
+    """Positions, taps and channels of a tile, as few as the encoders need; ``table``: by the encoders' element size."""
+    positions, taps, channels = table[weight.element_size()]
+    has_taps, has_channels = triton.next_power_of_2(weight[0, 0].numel()), triton.next_power_of_2(weight.shape[1])
+    return positions, min(taps, max(SHORTEST, has_taps)), min(channels, max(SHORTEST, has_channels))
+
 
 @triton.jit
-def _source(
+def source(
     inside_ptr, outside_ptr, index_ptr, sample, share, exists, m,
     M: tl.constexpr, SCALE: tl.constexpr, SUMS: tl.constexpr,
 ):  # fmt: skip
@@ -37,7 +50,7 @@ def _source(
 
 
 @triton.jit
-def _window(
+def window(
     images_ptr, unique, stride_u, stride_c, stride_h, stride_w, image, weight, top, left, tap,
     CHANNELS: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, KERNEL: tl.constexpr, PADDING: tl.constexpr,
     PACKED: tl.constexpr, CENTRE: tl.constexpr, FACTOR: tl.constexpr, SUMS: tl.constexpr,
@@ -106,14 +119,14 @@ def encode_kernel(
     for e in tl.static_range(E):
         seen = 1
         if E > 1:
-            weight, _ = _source(inside_ptr, outside_ptr, index_ptr, sample, share, exists, e, M, SCALE, SUMS)
+            weight, _ = source(inside_ptr, outside_ptr, index_ptr, sample, share, exists, e, M, SCALE, SUMS)
             seen = tl.max((weight != 0).to(tl.int32), 0)
         for start in range(0, seen * taps, BLOCK_T):
             tap = start + tl.arange(0, BLOCK_T)
             windows = tl.zeros((BLOCK_P, BLOCK_T), SUMS)
             for m in tl.static_range(e, e + inputs):
-                weight, image = _source(inside_ptr, outside_ptr, index_ptr, sample, share, exists, m, M, SCALE, SUMS)
-                windows += _window(
+                weight, image = source(inside_ptr, outside_ptr, index_ptr, sample, share, exists, m, M, SCALE, SUMS)
+                windows += window(
                     images_ptr, unique, stride_u, stride_c, stride_h, stride_w, image, weight, top, left, tap,
                     CHANNELS, HEIGHT, WIDTH, KERNEL, PADDING, PACKED, CENTRE, FACTOR, SUMS,
                 )  # fmt: skip
@@ -122,7 +135,7 @@ def encode_kernel(
             total = tl.dot(windows.to(encoder.dtype), encoder, total, input_precision=PRECISION, out_dtype=SUMS)
     if bias_ptr is not None:
         for m in tl.static_range(M):
-            weight, _ = _source(inside_ptr, outside_ptr, index_ptr, sample, share, exists, m, M, SCALE, SUMS)
+            weight, _ = source(inside_ptr, outside_ptr, index_ptr, sample, share, exists, m, M, SCALE, SUMS)
             bias = tl.load(bias_ptr + (m if E > 1 else 0) * C + out, mask=in_out, other=0).to(SUMS)
             total += tl.where((weight != 0)[:, None], weight[:, None] * bias[None, :], 0.0)
     in_tile = exists[:, None] & in_out[None, :]
@@ -130,75 +143,3 @@ def encode_kernel(
         total += tl.load(position_ptr + out[None, :] * P + position[:, None], mask=in_tile, other=0).to(SUMS)
     target_ptr = result_ptr + place.to(tl.int64)[:, None] * C + out[None, :]
     tl.store(target_ptr, total.to(result_ptr.dtype.element_ty), mask=in_tile)
-
-
-@triton.jit(do_not_specialize=["unique", "batch", "splits"])
-def gradient_kernel(
-    grad_ptr, images_ptr, inside_ptr, outside_ptr, zone_ptr, index_ptr, encoder_parts_ptr, bias_parts_ptr,
-    position_parts_ptr, unique, batch, splits, stride_u, stride_c, stride_h, stride_w,
-    P: tl.constexpr, GRID_W: tl.constexpr, C: tl.constexpr, E: tl.constexpr, M: tl.constexpr, CHANNELS: tl.constexpr,
-    HEIGHT: tl.constexpr, WIDTH: tl.constexpr, KERNEL: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr,
-    PACKED: tl.constexpr, KIND: tl.constexpr, SCALE: tl.constexpr, CENTRE: tl.constexpr, FACTOR: tl.constexpr,
-    SUMS: tl.constexpr, PRECISION: tl.constexpr, OPERAND: tl.constexpr,
-    BLOCK_P: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr,
-):  # fmt: skip
-    """Sums over BLOCK_P positions of the grid in samples split, split + splits, ...: BLOCK_T taps by BLOCK_C channels of
-    one encoder's gradient, and, by the programs of the first taps, of its bias and (first encoder) of the positions.
-
-    grad_ptr: [B, P, C]; encoder_parts_ptr: [splits, tiles of P, E, T, C]; bias_parts_ptr: [splits, tiles of P, E, C];
-    position_parts_ptr: [splits, P, C].
-    """
-    taps: tl.constexpr = KERNEL * KERNEL * CHANNELS
-    inputs: tl.constexpr = 1 if E > 1 else M
-    tiles_c, tiles_t, tiles_p = tl.cdiv(C, BLOCK_C), tl.cdiv(taps, BLOCK_T), tl.cdiv(P, BLOCK_P)
-    rest = tl.program_id(0)
-    out = rest % tiles_c * BLOCK_C + tl.arange(0, BLOCK_C)
-    first_tap = rest // tiles_c % tiles_t * BLOCK_T
-    rest = rest // (tiles_c * tiles_t)
-    encoder, tile_p, split = rest % E, rest // E % tiles_p, rest // (E * tiles_p)
-    tap = first_tap + tl.arange(0, BLOCK_T)
-    position = tile_p * BLOCK_P + tl.arange(0, BLOCK_P)
-    exists, in_out = position < P, out < C
-    top, left = position // GRID_W * STRIDE - PADDING, position % GRID_W * STRIDE - PADDING
-    first_input = encoder if E > 1 else 0
-    whole = False  # whether this program reads all of the gradient, for the positions, or what its inputs show
-    if position_parts_ptr is not None:
-        whole = (first_tap == 0) & (encoder == 0)
-    total = tl.zeros((BLOCK_T, BLOCK_C), SUMS)
-    bias = tl.zeros((BLOCK_C,), SUMS)
-    positions = tl.zeros((BLOCK_P, BLOCK_C), SUMS)
-    for step in range(0, tl.cdiv(batch - split, splits)):
-        sample = split + step * splits
-        share = coverage(zone_ptr, sample, position, exists, P, GRID_W, KIND)
-        tile = tl.zeros((BLOCK_P, BLOCK_T), SUMS)
-        weights = tl.zeros((BLOCK_P,), SUMS)
-        shown = tl.zeros((BLOCK_P,), tl.int1)
-        for m in tl.static_range(inputs):
-            weight, image = _source(
-                inside_ptr, outside_ptr, index_ptr, sample, share, exists, first_input + m, M, SCALE, SUMS
-            )
-            tile += _window(
-                images_ptr, unique, stride_u, stride_c, stride_h, stride_w, image, weight, top, left, tap,
-                CHANNELS, HEIGHT, WIDTH, KERNEL, PADDING, PACKED, CENTRE, FACTOR, SUMS,
-            )  # fmt: skip
-            weights += weight
-            shown = shown | (weight != 0)
-        read = (exists & (shown | whole))[:, None] & in_out[None, :]
-        grad_at = (sample.to(tl.int64) * P + position)[:, None] * C + out[None, :]
-        grad = tl.load(grad_ptr + grad_at, mask=read, other=0)
-        if position_parts_ptr is not None:
-            positions += grad.to(SUMS)
-        if tl.max(shown.to(tl.int32), 0) != 0:
-            # Where the inputs show nothing, an infinite gradient must not meet their 0.
-            grad = tl.where(shown[:, None], grad, 0.0).to(OPERAND)
-            total = tl.dot(tl.trans(tile.to(OPERAND)), grad, total, input_precision=PRECISION, out_dtype=SUMS)
-            if bias_parts_ptr is not None:
-                bias += tl.sum(weights[:, None] * grad.to(SUMS), 0)
-    part = ((split * tiles_p + tile_p) * E + encoder).to(tl.int64)
-    in_encoder = (tap < taps)[:, None] & in_out[None, :]
-    tl.store(encoder_parts_ptr + (part * taps + tap)[:, None] * C + out[None, :], total, mask=in_encoder)
-    if bias_parts_ptr is not None:
-        tl.store(bias_parts_ptr + part * C + out, bias, mask=in_out & (first_tap == 0))
-    if position_parts_ptr is not None:
-        position_at = (split.to(tl.int64) * P + position)[:, None] * C + out[None, :]
-        tl.store(position_parts_ptr + position_at, positions, mask=exists[:, None] & in_out[None, :] & whole)

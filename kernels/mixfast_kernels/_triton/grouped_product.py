@@ -11,6 +11,7 @@ Dimensions: B samples, N tokens, D width, M sources; a slot is a place in the or
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -45,21 +46,48 @@ WEIGHT_GRADIENT = {
 WEIGHT_GRADIENT_PROGRAMS = 264
 
 
-@triton.jit(do_not_specialize=["tokens", "slots"])
+@dataclass(frozen=True)
+class Blocks:
+    """A batch in blocks of ``rows`` tokens of each of ``samples`` samples; ``chunks`` of samples make the batch."""
+
+    rows: int
+    samples: int
+    chunks: int
+    count: int
+
+
+@triton.jit
+def block_place(block, slot, batch, samples, chunks, rows, N: tl.constexpr):
+    """Sample and token of a slot of a block, and whether there is one: ``rows`` tokens of each of ``samples`` samples, token
+    by token. Blocks take the samples in ``chunks``, then go on to the next tokens; slots without a token are the last ones.
+    """
+    token = block // chunks * rows + slot // samples
+    sample = block % chunks * samples + slot % samples
+    exists = (slot < rows * samples) & (token < N) & (sample < batch)
+    return tl.where(exists, sample, 0), tl.where(exists, token, 0), exists
+
+
+@triton.jit(do_not_specialize=["tokens", "slots", "batch", "samples", "chunks", "rows"])
 def _order_kernel(
-    inside_ptr, outside_ptr, zone_ptr, order_ptr, weights_ptr, tokens, slots,
+    inside_ptr, outside_ptr, zone_ptr, order_ptr, weights_ptr, tokens, slots, batch, samples, chunks, rows,
     N: tl.constexpr, WIDTH: tl.constexpr, M: tl.constexpr, KIND: tl.constexpr, SUMS: tl.constexpr, GROUP: tl.constexpr,
+    BLOCKS: tl.constexpr,
 ):  # fmt: skip
     """A group's tokens by their heaviest source, otherwise as they come; slots without a token hold -1 and weigh nothing.
 
-    order_ptr: [slots], the tokens; weights_ptr: [M, slots], what each source weighs there.
+    order_ptr: [slots], the tokens; weights_ptr: [M, slots], what each source weighs there. A group is a run of tokens, or,
+    with BLOCKS, a block of ``block_place``.
     """
     first = tl.program_id(0) * GROUP
     slot = first + tl.arange(0, GROUP)
-    exists = slot < tokens
-    token = tl.where(exists, slot, 0)
-    sample = token // N
-    share = coverage(zone_ptr, sample, token % N, exists, N, WIDTH, KIND).to(SUMS)
+    if BLOCKS:
+        sample, place, exists = block_place(tl.program_id(0), tl.arange(0, GROUP), batch, samples, chunks, rows, N)
+        token = sample * N + place
+    else:
+        exists = slot < tokens
+        token = tl.where(exists, slot, 0)
+        sample, place = token // N, token % N
+    share = coverage(zone_ptr, sample, place, exists, N, WIDTH, KIND).to(SUMS)
     weight_at = sample.to(tl.int64) * M
     heaviest = tl.full((GROUP,), float("-inf"), SUMS)
     source = tl.zeros((GROUP,), tl.int32)
@@ -76,10 +104,14 @@ def _order_kernel(
         target = tl.where(member, first + before + tl.cumsum(member.to(tl.int32), 0) - 1, target)
         before += tl.sum(member.to(tl.int32), 0)
     tl.store(order_ptr + target, tl.where(exists, token, -1))
-    for m in tl.static_range(M):
-        inside, outside = tl.load(inside_ptr + weight_at + m).to(SUMS), tl.load(outside_ptr + weight_at + m).to(SUMS)
-        weight = share * inside + (1 - share) * outside
-        tl.store(weights_ptr + m * slots + target, tl.where(exists, weight, 0.0))
+    if weights_ptr is not None:
+        for m in tl.static_range(M):
+            inside, outside = (
+                tl.load(inside_ptr + weight_at + m).to(SUMS),
+                tl.load(outside_ptr + weight_at + m).to(SUMS),
+            )
+            weight = share * inside + (1 - share) * outside
+            tl.store(weights_ptr + m * slots + target, tl.where(exists, weight, 0.0))
 
 
 @triton.jit
@@ -166,16 +198,45 @@ def too_many(tokens: Tensor, bias: Tensor) -> bool:
 
 
 def ordered(tokens: Tensor, mix: tuple[Tensor | None, ...], constants: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """The tokens in their order, ``[slots]``, and what each source weighs there, ``[M, slots]``."""
-    count = tokens.shape[0] * tokens.shape[1]
-    groups = triton.cdiv(count, GROUP)
-    order = tokens.new_empty(groups * GROUP, dtype=torch.int32)
+    """The tokens ``[B, N, D]`` in their order, ``[slots]``, and what each source weighs there, ``[M, slots]``."""
+    slots = triton.cdiv(tokens.shape[0] * tokens.shape[1], GROUP) * GROUP
     sums = torch.promote_types(tokens.dtype, torch.float32)
-    weights = tokens.new_empty(constants["M"], groups * GROUP, dtype=sums)
+    weights = tokens.new_empty(constants["M"], slots, dtype=sums)
+    return order_of(tokens, mix, constants, weights), weights
+
+
+def order_of(
+    tokens: Tensor, mix: tuple[Tensor | None, ...], constants: dict[str, Any], weights: Tensor | None = None
+) -> Tensor:
+    """The order alone, unless ``weights`` are to be filled."""
+    count = tokens.shape[0] * tokens.shape[1]
+    return _order(tokens, mix, constants, weights, triton.cdiv(count, GROUP), GROUP, count)
+
+
+def order_of_blocks(
+    tokens: Tensor, mix: tuple[Tensor | None, ...], constants: dict[str, Any], blocks: Blocks, group: int
+) -> Tensor:
+    """The tokens of each block by their heaviest source, then by their place: ``[blocks.count * group]``."""
+    place = (tokens.shape[0], blocks.samples, blocks.chunks, blocks.rows)
+    return _order(tokens, mix, constants, None, blocks.count, group, 0, place)
+
+
+def _order(
+    tokens: Tensor,
+    mix: tuple[Tensor | None, ...],
+    constants: dict[str, Any],
+    weights: Tensor | None,
+    groups: int,
+    group: int,
+    count: int,
+    place: tuple[int, int, int, int] | None = None,
+) -> Tensor:
+    order = tokens.new_empty(groups * group, dtype=torch.int32)
     _order_kernel[(groups,)](
-        *mix, order, weights, count, groups * GROUP, **constants, GROUP=GROUP, num_warps=ORDER_WARPS
-    )
-    return order, weights
+        *mix, order, weights, count, groups * group, *(place or (0, 0, 0, 0)),
+        **constants, GROUP=group, BLOCKS=place is not None, num_warps=ORDER_WARPS,
+    )  # fmt: skip
+    return order
 
 
 def multiply(rows: Tensor, matrices: Tensor, bias: Tensor | None, order: tuple[Tensor, Tensor], result: Tensor) -> None:

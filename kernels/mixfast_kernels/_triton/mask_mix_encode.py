@@ -4,11 +4,13 @@ Any kernel size, stride and padding is an implicit product of windows with encod
 (stride == kernel size, no padding) with an encoder an input take their positions in the order of the input they show, so
 that a binary mask costs one product; stems, whose product is small beside their output, take them as they lie.
 
-Backward, one kernel gives the gradients of encoders, bias and position embedding in parts that are added in a fixed
-order. The reference (``mixfast_kernels.mask_mix_encode``) does what remains: gradients of images and of zone weights,
-images of more than ``MAX_IMAGE_CHANNELS`` channels, empty tensors, and results of 2^31 positions and more.
+Backward, one pass over the result's gradient gives those of encoders, bias and position embedding (``encode_gradients``),
+a second one, where it is wanted, that of the images (``encode_image_gradient``). The gradients of zone weights, which training
+never asks for, are plain PyTorch's. The reference (``mixfast_kernels.mask_mix_encode``) does what remains: images of more
+than ``MAX_IMAGE_CHANNELS`` channels, empty tensors, and results of 2^31 positions and more.
 
-An image index outside 0..U-1 is not read: that input is 0 there, as refusing it would wait for the device.
+An image index outside 0..U-1 is not read: that input is 0 there, as refusing it would wait for the device. (For the gradients
+of zone weights PyTorch takes the images, which refuses it.)
 """
 
 from __future__ import annotations
@@ -18,30 +20,31 @@ from typing import Any
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from mixfast_kernels._triton.aot import Case, meta, nbytes
-from mixfast_kernels._triton.encode_kernels import encode_kernel, gradient_kernel
-from mixfast_kernels._triton.grouped_product import ordered
+from mixfast_kernels._triton.encode_gradients import parameter_gradients
+from mixfast_kernels._triton.encode_image_gradient import image_gradient
+from mixfast_kernels._triton.encode_kernels import STAGES, encode_kernel, fitted_tile
+from mixfast_kernels._triton.grouped_product import order_of
 from mixfast_kernels._triton.precision import products_of, sums_of
 from mixfast_kernels._triton.zones import zone_of
-from mixfast_kernels.mask_mix_encode import mask_mix_encode_backward_reference, mask_mix_encode_reference
+from mixfast_kernels.mask_mix_encode import (
+    mask_mix_encode_backward_reference,
+    mask_mix_encode_reference,
+    normalised_images,
+    slots_of,
+    zone_weight_gradients,
+)
+from mixfast_kernels.mixing import Mixing
 
 # Their statistics are constants of the kernels, chosen by comparing a channel with each of them.
 MAX_IMAGE_CHANNELS = 16
-# Positions, most taps and most channels of a tile by the encoders' element size. Forward: 128 channels gather the windows of
-# a stem of 128 once; larger tiles in bfloat16 and 32 taps in float32 spill on some card, or take most of its registers.
+# Positions, most taps and most channels of a tile by the encoders' element size: 128 channels gather the windows of a stem of
+# 128 once; larger tiles in bfloat16 and 32 taps in float32 spill on some card, or take most of its registers.
 FORWARD = {2: (32, 32, 128), 4: (64, 16, 64), 8: (32, 16, 32)}
-BACKWARD = {2: (64, 64, 64), 4: (32, 32, 64), 8: (16, 16, 32)}
-# The next tile of encoders is on its way while one is multiplied.
-STAGES = 2
-# Forward, from this many positions on a tile stays inside one sample, whose box and images it then reads once.
+# From this many positions on a tile stays inside one sample, whose box and images it then reads once.
 MANY_POSITIONS = 512
-# Programs of the backward pass, whatever the device (results must not depend on it): several to each multiprocessor.
-PROGRAMS = 1024
-# The operands of tl.dot are at least this long.
-SHORTEST = 16
 
 
 def mask_mix_encode(
@@ -72,13 +75,13 @@ def mask_mix_encode(
     zone, kind = zone_of(box, bitmap)
     statistics = _normalisation(images, mean, std)
     constants = _constants(pixels, weight, inside, kind, grid, stride, padding, scale, statistics)
-    block_p, block_t, block_c = _tile(FORWARD, weight)
+    block_p, block_t, block_c = fitted_tile(FORWARD, weight)
     mix = (inside.contiguous(), outside.contiguous(), zone)
     with torch.cuda.device_of(images):
         order = None
         if weight.shape[0] > 1 and stride == weight.shape[3] and padding == 0:
             names = {"N": positions, "WIDTH": grid[1], "M": inside.shape[1], "KIND": kind, "SUMS": constants["SUMS"]}
-            order = ordered(result_BPC, mix, names)[0]
+            order = order_of(result_BPC, mix, names)
         by_sample = order is None and positions >= MANY_POSITIONS
         slots = batch * positions if order is None else order.shape[0]
         tiles = batch * triton.cdiv(positions, block_p) if by_sample else triton.cdiv(slots, block_p)
@@ -99,7 +102,8 @@ def mask_mix_encode(
             BLOCK_P=block_p,
             BLOCK_T=block_t,
             BLOCK_C=block_c,
-            num_warps=_warps(block_p, block_c),
+            # At least 8 sums a thread, so that bfloat16 is stored in 128 bits.
+            num_warps=8 if block_p * block_c >= 4096 else 4,
             num_stages=STAGES,
         )
     return result_BPC.view(batch, *grid, channels).permute(0, 3, 1, 2)
@@ -126,83 +130,47 @@ def mask_mix_encode_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """``mixfast::mask_mix_encode_backward``: gradients of images, weight, inside, outside, bias and position.
 
-    Those of the images and of the zone weights are the reference's, with all the others, when one of them is wanted.
+    ``wanted``: whether those of the images, and of inside and outside, are.
     """
-    if any(wanted) or not _takes(images, weight, inside, grid):
+    wants_images, wants_zones = wanted
+    if not _takes(images, weight, inside, grid) or (wants_images and not images.is_floating_point()):
         return mask_mix_encode_backward_reference(
             grad, images, weight, inside, outside, box, bitmap, index, bias, position,
             grid, stride, padding, scale, mean, std, wanted,
         )  # fmt: skip
-    batch, (encoders, channels, colours, kernel, _) = inside.shape[0], weight.shape
-    positions, taps, pixels = grid[0] * grid[1], colours * kernel * kernel, _readable(images, weight)
+    batch, positions, pixels = inside.shape[0], grid[0] * grid[1], _readable(images, weight)
     zone, kind = zone_of(box, bitmap)
     statistics = _normalisation(images, mean, std)
     constants = _constants(pixels, weight, inside, kind, grid, stride, padding, scale, statistics)
-    block_p, block_t, block_c = _tile(BACKWARD, weight)
-    tiles_p = triton.cdiv(positions, block_p)
-    tiles = tiles_p * encoders * triton.cdiv(taps, block_t) * triton.cdiv(channels, block_c)
-    splits = min(batch, triton.cdiv(PROGRAMS, tiles))
-    sums = torch.promote_types(weight.dtype, torch.float32)
-    encoder_parts = weight.new_empty(splits * tiles_p, encoders, taps, channels, dtype=sums)
-    bias_parts = None if bias is None else weight.new_empty(splits * tiles_p, encoders, channels, dtype=sums)
-    position_parts = None if position is None else weight.new_empty(splits, positions, channels, dtype=sums)
+    grad = grad.to(weight.dtype).contiguous(memory_format=torch.channels_last)
+    grad_BPC = grad.permute(0, 2, 3, 1).view(batch, positions, weight.shape[1])
+    at = None if index is None else index.contiguous()
+    mix = (inside.contiguous(), outside.contiguous(), zone)
+    grad_images, grad_inside, grad_outside = images.new_empty(0), inside.new_empty(0), outside.new_empty(0)
     with torch.cuda.device_of(images):
-        gradient_kernel[(tiles * splits,)](
-            grad.permute(0, 2, 3, 1).contiguous(),
-            pixels,
-            inside.contiguous(),
-            outside.contiguous(),
-            zone,
-            None if index is None else index.contiguous(),
-            encoder_parts,
-            bias_parts,
-            position_parts,
-            images.shape[0],
-            batch,
-            splits,
-            *pixels.stride(),
-            **constants,
-            OPERAND=_TYPES[weight.dtype],
-            BLOCK_P=block_p,
-            BLOCK_T=block_t,
-            BLOCK_C=block_c,
-            num_warps=_warps(block_t, block_c),
-            num_stages=STAGES,
+        grad_weight, grad_bias, grad_position = parameter_gradients(
+            grad_BPC, pixels, weight, mix, at, bias, position, constants
         )
-    none = weight.new_empty(0)
+        if wants_images:
+            encoders_ETC = _by_taps(weight, constants["PACKED"])
+            grad_images = image_gradient(grad_BPC, pixels, encoders_ETC, mix, at, constants).to(images.dtype)
+    if wants_zones:
+        slots = slots_of(normalised_images(images, mean, std, weight.dtype), index, inside.shape[1])
+        mixing = Mixing(inside, outside, (grid[0], grid[1]), box, bitmap)
+        grad_inside, grad_outside = zone_weight_gradients(grad, slots, weight, mixing, bias, stride, padding, scale)
     return (
-        images.new_empty(0),
-        _from_taps(encoder_parts.sum(0), weight, constants["PACKED"]),
-        inside.new_empty(0),
-        outside.new_empty(0),
-        none if bias is None else bias_parts.sum(0).to(bias.dtype),
-        weight.new_empty(0) if position is None else _like(position_parts.sum(0).T, position),
+        grad_images,
+        grad_weight,
+        grad_inside,
+        grad_outside,
+        weight.new_empty(0) if grad_bias is None else grad_bias,
+        weight.new_empty(0) if grad_position is None else grad_position,
     )
-
-
-_TYPES = {
-    torch.float32: tl.float32,
-    torch.float64: tl.float64,
-    torch.bfloat16: tl.bfloat16,
-    torch.float16: tl.float16,
-}
 
 
 def _takes(images: Tensor, weight: Tensor, inside: Tensor, grid: list[int]) -> bool:
     result = inside.shape[0] * grid[0] * grid[1]
     return 0 < result < 2**31 and 0 < images.shape[1] <= MAX_IMAGE_CHANNELS and inside.numel() > 0 < weight.numel()
-
-
-def _tile(table: dict[int, tuple[int, int, int]], weight: Tensor) -> tuple[int, int, int]:
-    """Positions, taps and channels of a tile, as few as the encoders need."""
-    positions, taps, channels = table[weight.element_size()]
-    has_taps, has_channels = triton.next_power_of_2(weight[0, 0].numel()), triton.next_power_of_2(weight.shape[1])
-    return positions, min(taps, max(SHORTEST, has_taps)), min(channels, max(SHORTEST, has_channels))
-
-
-def _warps(rows: int, columns: int) -> int:
-    """For a tile of sums: at least 8 a thread, so that bfloat16 is stored in 128 bits."""
-    return 8 if rows * columns >= 4096 else 4
 
 
 def _constants(
@@ -264,20 +232,6 @@ def _by_taps(weight_ECckk: Tensor, packed: bool) -> Tensor:
     return weight_ECckk.permute(order).contiguous()
 
 
-def _from_taps(grad_ETC: Tensor, weight_ECckk: Tensor, packed: bool) -> Tensor:
-    encoders, channels, colours, kernel, _ = weight_ECckk.shape
-    if packed:
-        grad = grad_ETC.view(encoders, kernel, kernel, colours, channels).permute(0, 4, 3, 1, 2)
-    else:
-        grad = grad_ETC.view(encoders, colours, kernel, kernel, channels).permute(0, 4, 1, 2, 3)
-    return _like(grad, weight_ECckk)
-
-
-def _like(grad: Tensor, parameter: Tensor) -> Tensor:
-    """In the dtype and shape of the parameter, contiguous: one copy does it all."""
-    return parameter.new_empty(parameter.shape).copy_(grad.reshape(parameter.shape) if grad.dim() == 2 else grad)
-
-
 def aot_cases() -> list[Case]:
     """Sizes of the thesis: the stems of WRN-28 (CIFAR) and of a residual network (Tiny ImageNet, stride 2), and the patch
     projections of ConViT (Tiny ImageNet) and CaiT-XS (ImageNet-100); two inputs, a box, uint8 images."""
@@ -296,12 +250,22 @@ def aot_cases() -> list[Case]:
         ("ConViT patches", torch.float32),
         ("CaiT-XS patches", torch.bfloat16),
     )
-    return [case for name, dtype in runs for case in _aot_pair(name, dtype, *shapes[name])]
+    with_images = (
+        ("CIFAR stem", torch.bfloat16),
+        ("Tiny ImageNet stem", torch.float16),
+        ("ConViT patches", torch.bfloat16),
+        ("ConViT patches", torch.float32),
+        ("CIFAR stem", torch.float64),
+    )
+    return [case for name, dtype in runs for case in _aot_cases(name, dtype, False, *shapes[name])] + [
+        case for name, dtype in with_images for case in _aot_cases(name, dtype, True, *shapes[name])
+    ]
 
 
-def _aot_pair(
+def _aot_cases(
     name: str,
     dtype: torch.dtype,
+    with_images: bool,
     batch: int,
     encoders: int,
     side: int,
@@ -310,8 +274,9 @@ def _aot_pair(
     stride: int,
     padding: int,
 ) -> list[Case]:
+    """Forward and backward; or backward ``with_images``, which are of ``dtype`` then and have a gradient."""
     grid = [(side + 2 * padding - kernel) // stride + 1] * 2
-    images = meta(batch, 3, side, side, dtype=torch.uint8, channels_last=True)
+    images = meta(batch, 3, side, side, dtype=dtype if with_images else torch.uint8, channels_last=True)
     weight, bias = meta(encoders, channels, 3, kernel, kernel, dtype=dtype), meta(encoders, channels, dtype=dtype)
     weights, box, index = meta(batch, 2), meta(batch, 4, dtype=torch.int32), meta(batch, 2, dtype=torch.int64)
     position = meta(channels, *grid, dtype=dtype) if padding == 0 else None
@@ -322,8 +287,11 @@ def _aot_pair(
     flops = 2 * result.numel() * 3 * kernel * kernel
     label, parameters = f"{str(dtype).removeprefix('torch.')}, {name}", nbytes(weight, bias, position)
     forward = functools.partial(mask_mix_encode, *tensors, *settings)
-    backward = functools.partial(mask_mix_encode_backward, result, *tensors, *settings, [False, False])
+    backward = functools.partial(mask_mix_encode_backward, result, *tensors, *settings, [with_images, False])
     floor = nbytes(*tensors, result)
+    if with_images:
+        floor += parameters + nbytes(images)
+        return [Case(f"mask_mix_encode: backward with images, {label}", backward, floor, 2 * flops, dtype)]
     return [
         Case(f"mask_mix_encode: forward, {label}", forward, floor, flops, dtype),
         Case(f"mask_mix_encode: backward, {label}", backward, floor + parameters, flops, dtype),

@@ -5,6 +5,14 @@ from __future__ import annotations
 import torch
 import triton.language as tl
 
+# Triton's names of the dtypes that products take.
+OPERANDS = {
+    torch.float32: tl.float32,
+    torch.float64: tl.float64,
+    torch.bfloat16: tl.bfloat16,
+    torch.float16: tl.float16,
+}
+
 
 def sums_of(dtype: torch.dtype) -> tl.dtype:
     """Sums are taken in float32, those of float64 in float64."""
