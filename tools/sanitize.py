@@ -1,6 +1,6 @@
 """Runs the operators' tests over libraries built with a sanitizer: memory errors, undefined behaviour, data races.
 
-    python tools/sanitize.py [address | thread] [native | cuda-host] [-- pytest arguments]
+    python tools/sanitize.py [address | thread] [native | cuda-host] [--pytest ARGUMENTS]
 
 ``address`` is AddressSanitizer with UndefinedBehaviorSanitizer; ``thread`` is ThreadSanitizer. ``native`` are the C++ operators for
 the CPU (``csrc/cpu``), ``cuda-host`` the CUDA operators (``csrc/cuda``) with their kernels run on the host. Without arguments:
