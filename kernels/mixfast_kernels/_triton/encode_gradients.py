@@ -289,7 +289,7 @@ def _added(parts_SETC: Tensor, parameter: Tensor, colours: int = 0) -> Tensor:
         AREA=taps // max(1, colours),
         COLOURS=colours,
         SUMS=OPERANDS[parts_SETC.dtype],
-        BLOCK_S=min(block_s, triton.next_power_of_2(splits)),
+        BLOCK_S=block_s,  # whatever the splits: another batch size compiles nothing new
         BLOCK_T=block_t,
         BLOCK_C=block_c,
     )
