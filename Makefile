@@ -9,9 +9,9 @@ INSTALLED := $(VENV)/.installed
 train: $(INSTALLED)  ## train the quickstart on scikit-learn's digits
 	$(BIN)/mixfast train quickstart
 
-test: $(INSTALLED)  ## lint, then run the tests (long ones: .venv/bin/pytest -m long)
+test: $(INSTALLED)  ## lint, then run the tests, a process a core (long ones: .venv/bin/pytest -m long)
 	$(BIN)/ruff check .
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n auto
 
 bench: $(INSTALLED)  ## what a training step costs on this machine, with its data
 	$(BIN)/mixfast bench step
