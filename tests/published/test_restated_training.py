@@ -128,7 +128,7 @@ def drawn_batch(case: Case, method: Method, grid: tuple[int, int], seed: int) ->
 
 def our_trace(case: Case, network: MultiInputNetwork, method: Method, batches: list[Batch], recipe: str) -> list[Trace]:
     config = recipe_with(recipe)
-    optimiser = make_optimiser(config, network.parameters(), torch.device("cpu"))
+    optimiser = make_optimiser(config, network, torch.device("cpu"))
     method.begin_epoch(network, Moment(case.epoch, 300))
     traces = []
     for step, batch in enumerate(batches):

@@ -513,11 +513,12 @@ def talking_heads_attention_backward(
             query, key, value, *given, pre, post, logsumexp, row_sums, parts, **constants, **blocks
         )
         total = parts.sum(0)
+    # Copies: results of an operator do not share memory.
     return (
         grad_qkv,
-        total[:heads].to(pre_weight.dtype),
-        total[heads : 2 * heads].to(post_weight.dtype),
-        total[2 * heads].to(post_bias.dtype),
+        total[:heads].to(pre_weight.dtype, copy=True),
+        total[heads : 2 * heads].to(post_weight.dtype, copy=True),
+        total[2 * heads].to(post_bias.dtype, copy=True),
     )
 
 
