@@ -11,7 +11,7 @@ from mixfast_kernels import mixed_cross_entropy
 from torch import Tensor
 
 from mixfast.flops.meter import Meter
-from mixfast.flops.parts import parameters_by_part
+from mixfast.flops.parts import parameters_by_part, whole
 from mixfast.methods import Network
 from mixfast.mixing import sum_mixing
 
@@ -95,7 +95,7 @@ def _run_step(network: Network, visible: int, image_shape: tuple[int, int], batc
     # Any mix has the same tensors, as far as sizes go: how much of it is seen, ``visible`` says.
     mixing = sum_mixing(batch_size, inputs, twin.core.stem.grid(image_shape), "meta")
     batch = (images, index, target, weight, mixing.inside, mixing.outside)
-    with Meter(twin, visible, batch).counting() as meter:
+    with Meter(twin, whole(twin), visible, batch).counting() as meter:
         logits = twin(images, mixing, index)
         with meter.part("loss"):
             loss = mixed_cross_entropy(logits.expand(batch_size, inputs, -1), target, weight)
@@ -107,7 +107,7 @@ def _run_inference(network: Network, image_shape: tuple[int, int], batch_size: i
     twin = copy.deepcopy(network).to("meta").eval().requires_grad_(False)
     images = torch.empty(batch_size, twin.encoder.weight.shape[2], *image_shape, device="meta")
     # Whatever a network's inference mixes, it shows one input at a time.
-    with Meter(twin, visible=1).counting() as meter:
+    with Meter(twin, whole(twin), visible=1).counting() as meter:
         twin.predict(images)
     return meter
 

@@ -8,17 +8,14 @@ product of the backward pass belongs to the part that owns the forward product i
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
-
-from mixfast.flops.parts import modules_by_part, parameters_by_part
-from mixfast.methods import Network
 
 # These look only at inputs that a position shows, which the formulas, made of shapes alone, cannot know.
 _ZONED = (
@@ -32,10 +29,11 @@ _CONSTANT = ""
 
 
 class Meter(TorchDispatchMode):
-    """Counts while it is entered; the network must be on the meta device.
+    """Counts what runs inside ``counting()``; the network must be on the meta device.
 
     Args:
-        network: whose parts are told apart.
+        network: whose weights and buffers are no activations.
+        parts: the modules that are told apart, outer before inner ones; a weight belongs to the innermost it is in.
         visible: the most inputs that a position of a mix shows.
         ignored: tensors whose bytes are not the network's: the batch. Parameters and buffers never are.
 
@@ -45,19 +43,21 @@ class Meter(TorchDispatchMode):
             that saves them.
     """
 
-    def __init__(self, network: Network, visible: int, ignored: Sequence[Tensor] = ()) -> None:
+    def __init__(
+        self, network: nn.Module, parts: Mapping[str, nn.Module], visible: int, ignored: Sequence[Tensor] = ()
+    ) -> None:
         super().__init__()
         self.forward: Counter[str] = Counter()
         self.backward: Counter[str] = Counter()
         self._visible = visible
-        self._modules = {"core": network.core, **modules_by_part(network)}
+        self._parts = parts
         self._running: list[str] = []
         self._owner_of_node: dict[int, str] = {}
         # Both keep the memory alive that they know, so that no other tensor can be taken for it.
         self._weights: dict[int, tuple[Any, str]] = {}
         self._saved: dict[int, tuple[Any, int, str]] = {}
-        for part, parameters in parameters_by_part(network).items():
-            for parameter in parameters:
+        for part, module in parts.items():
+            for parameter in module.parameters():
                 self._weights[_memory(parameter)] = (parameter.untyped_storage(), part)
         foreign = (*network.parameters(), *network.buffers(), *ignored)
         self._ignored = {_memory(tensor): tensor.untyped_storage() for tensor in foreign}
@@ -73,7 +73,7 @@ class Meter(TorchDispatchMode):
     def counting(self) -> Iterator[Meter]:
         """Counts what runs inside; parts are known by hooks, which are gone afterwards."""
         hooks = []
-        for part, module in self._modules.items():
+        for part, module in self._parts.items():
             hooks.append(module.register_forward_pre_hook(lambda *_, part=part: self._running.append(part)))
             hooks.append(module.register_forward_hook(lambda *_: self._leave()))
         try:

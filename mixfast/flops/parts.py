@@ -30,6 +30,11 @@ def parameters_by_part(network: Network) -> dict[str, list[nn.Parameter]]:
     return {part: parameters for part, parameters in result.items() if parameters}
 
 
+def whole(network: Network) -> dict[str, nn.Module]:
+    """The parts as a ``Meter`` takes them: what the backbone does between its own parts is the ``core``'s."""
+    return {"core": network.core, **modules_by_part(network)}
+
+
 def _children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, child in module.named_children():
         if isinstance(child, nn.ModuleList):
