@@ -56,7 +56,16 @@ def data_shape(
                 f"data.image_size is null and data.name is {name}: a folder's images have no size of their own"
             )
         channels, side = 3, image_size
-        classes = num_classes or len(find_source(name).open("train", data_root(root)).classes)
+        classes = num_classes or _classes_in_folder(name, root)
     else:
         raise DataError(unknown_name("data.name", name, data_set_names()))
     return DataShape(channels, (image_size or side,) * 2, num_classes or classes)
+
+
+def _classes_in_folder(name: str, root: str | None) -> int:
+    try:
+        return len(find_source(name).open("train", data_root(root)).classes)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{error}. Its classes cannot be counted: say how many there are (num_classes, or `mixfast flops --classes K`)"
+        ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
@@ -11,6 +12,7 @@ from mixfast.config.sections import MethodSection
 from mixfast.data import DataShape, data_shape
 from mixfast.flops.closed_form import Piece, Setup, closed_form
 from mixfast.flops.counting import Cost, count
+from mixfast.recipes import load_recipe
 from mixfast.training.session import build_network
 
 
@@ -75,3 +77,9 @@ def single_of(config: Config, num_classes: int | None = None) -> Costed:
     """The same backbone with one input, at the same batch size."""
     plain = config.model_copy(update={"method": MethodSection()})
     return cost_of(plain, f"{config.model.name}, one input", num_classes)
+
+
+@cache
+def cost_of_recipe(name: str) -> Costed:
+    """The cost of a recipe as it stands, counted once a process: the thesis's tables share their networks."""
+    return cost_of(load_recipe(name), name)
