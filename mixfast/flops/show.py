@@ -112,7 +112,7 @@ def _family(part: str) -> str:
 
 def _shown(figures: Sequence[int]) -> list[str]:
     parameters, *products, kept = figures
-    return [f"{parameters:,}", *map(_million, products), _mebi(kept)]
+    return [f"{parameters:,}" if parameters else "-", *map(_million, products), _mebi(kept)]
 
 
 def _million(products: int) -> str:
