@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,6 +39,7 @@ class Cost:
         activations: bytes that autograd keeps from the forward to the backward pass of a whole batch, in float32 and
             without ``torch.compile``, which may keep less.
         batch_size: of that batch.
+        work: multiply-adds and bytes of each operator of a step of that batch, in float32.
     """
 
     parameters: Tally
@@ -47,6 +48,7 @@ class Cost:
     backward: Tally
     activations: Tally
     batch_size: int
+    work: Sequence[tuple[int, int]] = ()
 
     @property
     def step(self) -> int:
@@ -72,6 +74,7 @@ def count(network: Network, visible: int, image_shape: tuple[int, int], batch_si
         backward=_per_sample(step.backward, batch_size),
         activations=Tally(step.kept),
         batch_size=batch_size,
+        work=step.work,
     )
 
 

@@ -39,6 +39,7 @@ class Meter(TorchDispatchMode):
 
     Attributes:
         forward, backward: multiply-adds by part.
+        work: multiply-adds and bytes of each operator that ran, in order: what it reads and what it writes. A view is no work.
         kept: bytes by part that autograd saves for the backward pass; tensors that share memory count once, for the first
             that saves them.
     """
@@ -49,6 +50,7 @@ class Meter(TorchDispatchMode):
         super().__init__()
         self.forward: Counter[str] = Counter()
         self.backward: Counter[str] = Counter()
+        self.work: list[tuple[int, int]] = []
         self._visible = visible
         self._parts = parts
         self._running: list[str] = []
@@ -97,6 +99,8 @@ class Meter(TorchDispatchMode):
         if origins is not None and None not in origins:
             self._inherit(result, origins)
         products = self._products(func, args, kwargs or {}, result)
+        if not func.is_view:
+            self.work.append((products, sum(map(_moved, _tensors((args, result))))))
         if not products:
             return result
         if node is not None:
@@ -148,6 +152,11 @@ def _first_part(origins: list[str | None] | None) -> str | None:
 def _memory(tensor: Tensor) -> int:
     """Names the memory of a tensor, which on the meta device has no address."""
     return tensor.untyped_storage()._cdata
+
+
+def _moved(tensor: Tensor) -> int:
+    """Bytes, each read once: an expanded tensor holds fewer than it shows."""
+    return min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:

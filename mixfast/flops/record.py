@@ -10,6 +10,7 @@ import torch
 
 from mixfast.flops.costing import Costed
 from mixfast.flops.counting import Cost
+from mixfast.flops.prediction import Prediction
 from mixfast.flops.tables import ThesisTable
 
 VERSION = 1
@@ -25,10 +26,11 @@ CONVENTION = (
 
 @dataclass(frozen=True)
 class Compared:
-    """A recipe and the plain network over the same backbone, at the same batch size."""
+    """A recipe and the plain network over the same backbone, at the same batch size; predictions where they were asked for."""
 
     recipe: Costed
     single: Costed
+    predictions: Sequence[Prediction] = ()
 
     @property
     def figures(self) -> dict[str, int]:
@@ -55,6 +57,7 @@ class Compared:
             "batch_size": self.recipe.cost.batch_size,
             "total": self.figures,
             "over_single": self.ratios,
+            "predictions": [each.to_dict() for each in self.predictions],
             "parts": _parts(self.recipe),
             "single_parts": _parts(self.single),
             "closed_form_agrees": not self.recipe.disagreements and not self.single.disagreements,

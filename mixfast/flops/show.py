@@ -9,6 +9,8 @@ from fractions import Fraction
 from rich import box
 from rich.table import Table
 
+from mixfast.flops.cards import Card
+from mixfast.flops.prediction import EXCHANGES, PRECISIONS, Prediction
 from mixfast.flops.record import Compared
 from mixfast.flops.tables import ThesisTable
 
@@ -45,6 +47,45 @@ def recipes_table(compared: Sequence[Compared]) -> Table:
         figures, ratios = each.figures, each.ratios
         table.add_row(each.recipe.title, *(f"{shown[name](figures[name])}\n×{ratios[name]:.4f}" for name in shown))
     return table
+
+
+def predictions_table(title: str, predictions: Sequence[Prediction], batch_size: int) -> Table:
+    """What a step would take on each card. Every figure is marked ``~``: predicted."""
+    exchanges = [f"exchange,\n{cards} cards\nms" for cards in EXCHANGES]
+    heading = f"{title}: PREDICTED, batch {batch_size}; no card was measured"
+    shown = _table(heading, "fused\nms", "eager\nms", "samples/s,\nfused", *exchanges, "exchange\nlonger from")
+    for each in predictions:
+        precision = str(each.precision).removeprefix("torch.")
+        times = [f"~{_three_digits(1000 * seconds)}" for seconds in (each.fused, each.eager, *each.exchange.values())]
+        rate = f"~{batch_size / each.fused:,.0f}"
+        longer = f"~{each.dominated_from} cards" if each.dominated_from else "never"
+        shown.add_row(f"{each.card.name}, {precision}", *times[:2], rate, *times[2:], longer)
+    return shown
+
+
+def predictions_notes(predictions: Sequence[Prediction]) -> Iterator[str]:
+    """What is said below."""
+    yield (
+        "An operator takes its products at the card's peak rate (float32: outside the tensor cores) or its bytes at its peak "
+        "bandwidth, whichever is longer. Fused: only those that multiply take any time, and the optimiser; eager: all do. No "
+        "card reaches its peaks: true times are longer."
+    )
+    yield (
+        "Exchange: float32 gradients summed by a ring, after the backward pass and not beside it; longer from: so many cards "
+        "share the batch that it takes longer than the (fused) step on each."
+    )
+    cards = {each.card.name: each.card for each in predictions}.values()
+    yield "Published peaks: " + "; ".join(f"{card.name}: {_published(card)} ({card.source})" for card in cards) + "."
+
+
+def _published(card: Card) -> str:
+    single, half = (card.rates[precision] / 1e12 for precision in PRECISIONS)
+    links = f"links {card.fabric / 1e9:.0f} and {card.network / 1e9:.0f} GB/s"
+    return f"{card.bandwidth / 1e12:.2f} TB/s, {single:g} and {half:g} TFLOP/s, {links}"
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3}f}"
 
 
 def thesis_figures(table: ThesisTable) -> Table:
