@@ -111,6 +111,12 @@ inline Tensor as_channels_last(const Tensor& tensor_BCHW) {
   return torch::stable::contiguous(tensor_BCHW, MemoryFormat::ChannelsLast);
 }
 
+// The same values with the last dimension dense, a row's channels side by side; a copy only where they are not.
+inline Tensor with_dense_channels(const Tensor& tensor) {
+  const int64_t last = tensor.dim() - 1;
+  return tensor.size(last) <= 1 || tensor.stride(last) == 1 ? tensor : as_contiguous(tensor);
+}
+
 // `tensor` contiguous and in this dtype.
 inline Tensor as_contiguous_in(const Tensor& tensor, ScalarType dtype) {
   return as_contiguous(tensor.scalar_type() == dtype ? tensor : torch::stable::to(tensor, dtype));

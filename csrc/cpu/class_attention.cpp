@@ -4,7 +4,8 @@
 // forward, 10 backward: 64 x 64 tokens of 384 floats, 12 heads: 6.3 MB and 76 MFLOP, 19 MB and 189 MFLOP. On a CPU the arithmetic
 // decides. A sample's tokens, without their means, stay in the second cache, while queries meet them in blocks that stay in the first.
 //
-// Deterministic, also across thread counts: a sample is one thread's, and sums over samples are taken in their order.
+// Deterministic, also across thread counts: forward a group of sets is one thread's, backward a sample is, and sums over samples are
+// taken in their order.
 
 #include <optional>
 
@@ -53,9 +54,16 @@ AttentionSizes attention_sizes(const Arguments& a) {
   return {a.tokens.size(1), a.tokens.size(2), sets, a.query.size(2), a.source && !a.inside ? sets : 1};
 }
 
+// In the dtype of sums, channels side by side; the other strides may be any.
 template <class S>
 Tensor in_sums_dtype(const Tensor& tensor) {
-  return as_contiguous_in(tensor, sizeof(S) == 8 ? ScalarType::Double : ScalarType::Float);
+  const ScalarType dtype = sizeof(S) == 8 ? ScalarType::Double : ScalarType::Float;
+  return tensor.scalar_type() == dtype ? with_dense_channels(tensor) : as_contiguous_in(tensor, dtype);
+}
+
+template <class S>
+SetRows<S> set_rows(const Tensor& rows_BSHD, int64_t b) {
+  return {data<S>(rows_BSHD) + b * rows_BSHD.stride(0), rows_BSHD.stride(1), rows_BSHD.stride(2)};
 }
 
 // All arguments as the loops take them.
@@ -70,7 +78,7 @@ class Batch {
   explicit Batch(const Arguments& a)
       : sizes(attention_sizes(a)),
         count(a.tokens.size(0)),
-        tokens_(sizes.width > 1 && a.tokens.stride(2) != 1 ? as_contiguous(a.tokens) : a.tokens),
+        tokens_(with_dense_channels(a.tokens)),
         class_tokens_(in_sums_dtype<S>(a.class_token)),
         query_(in_sums_dtype<S>(a.query)) {
     if (a.inside) zone.emplace(*a.inside, *a.outside, a.box, a.bitmap, a.grid[0], a.grid[1]);
@@ -88,9 +96,9 @@ class Batch {
 
   // shares: 2 * whole_blocks(sizes.count).
   AttentionSample<T> sample(int64_t b, S* shares) const {
-    const int64_t queries = sizes.queries() * sizes.width;
     AttentionSample<T> sample{data<T>(tokens_) + b * tokens_.stride(0), tokens_.stride(1),
-                              data<S>(class_tokens_) + b * sizes.sets * sizes.width, data<S>(query_) + b * queries};
+                              data<S>(class_tokens_) + b * class_tokens_.stride(0), class_tokens_.stride(1),
+                              set_rows<S>(query_, b)};
     if (has_source()) sample.source.rows = source_.data();
     if (!zone) return sample;
     S *covered = shares, *uncovered = shares + whole_blocks(sizes.count);
@@ -100,14 +108,14 @@ class Batch {
     return sample;
   }
 
-  // Calls f(sample number, sample, work memory) for all samples, on all threads.
+  // Calls f(number, work memory, memory for `sample`'s shares) for 0..tasks-1, each of these sizes, on all threads.
   template <class F>
-  void for_each_sample(const F& f) const {
-    const int64_t worth = (sizes.count + 1) * sizes.width * sizes.queries();
-    parallel_for(count, worth, [&](int64_t begin, int64_t end) {
-      const AttentionSpace<S> space(sizes);
-      const Buffer<S> shares = make_buffer<S>(2 * whole_blocks(sizes.count));
-      for (int64_t b = begin; b < end; ++b) f(b, sample(b, shares.get()), space);
+  void for_each_task(int64_t tasks, const AttentionSizes& each, const F& f) const {
+    const int64_t worth = (each.count + 1) * each.width * each.queries();
+    parallel_for(tasks, worth, [&](int64_t begin, int64_t end) {
+      const AttentionSpace<S> space(each);
+      const Buffer<S> shares = make_buffer<S>(2 * whole_blocks(each.count));
+      for (int64_t number = begin; number < end; ++number) f(number, space, shares.get());
     });
   }
 
@@ -126,9 +134,12 @@ Tensor class_attention(Tensor tokens, Tensor class_token, Tensor query, Optional
     using T = typename decltype(tag)::type;
     using S = sum_t<T>;
     const Batch<T> batch(arguments);
-    const int64_t step = batch.sizes.queries() * batch.sizes.width;
-    batch.for_each_sample([&](int64_t b, const AttentionSample<T>& sample, const auto& space) {
-      MIXFAST_CALL(forward_sample<T>, batch.sizes, sample, S(eps), space, mutable_data<S>(result) + b * step);
+    // Groups share no work, and a single sample's then take a thread each.
+    const AttentionSizes group = batch.sizes.of_group();
+    const int64_t groups = batch.sizes.groups, step = group.queries() * group.width;
+    batch.for_each_task(batch.count * groups, group, [&](int64_t number, const auto& space, S* shares) {
+      const AttentionSample<T> sample = batch.sample(number / groups, shares).of_group(batch.sizes, number % groups);
+      MIXFAST_CALL(forward_group<T>, group, sample, S(eps), space, mutable_data<S>(result) + number * step);
     });
   });
   return result;
@@ -191,8 +202,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> class_attention_backw
                   query_step = sizes.queries() * sizes.width, token_step = sizes.count * sizes.width;
     std::vector<S> source_sums(batch.count * source_step);
     const bool stream = tokens.numel() * int64_t(sizeof(T)) >= STREAM_FROM_BYTES;
-    batch.for_each_sample([&](int64_t b, AttentionSample<T> sample, const auto& space) {
-      sample.grad = data<S>(grads) + b * query_step;
+    batch.for_each_task(batch.count, sizes, [&](int64_t b, const auto& space, S* shares) {
+      AttentionSample<T> sample = batch.sample(b, shares);
+      sample.grad = set_rows<S>(grads, b);
       const AttentionGradients<T> out{mutable_data<T>(grad_tokens) + b * token_step, mutable_data<S>(grad_class) + b * class_step,
                                       mutable_data<S>(grad_query) + b * query_step,
                                       source_step > 0 ? source_sums.data() + b * source_step : nullptr, stream};

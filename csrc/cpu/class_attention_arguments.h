@@ -20,6 +20,7 @@ struct AttentionSizes {
   int64_t queries() const { return sets * heads; }
   int64_t group_queries() const { return queries() / groups; }
   int64_t group_sets() const { return sets / groups; }
+  AttentionSizes of_group() const { return {count, width, group_sets(), heads, 1}; }
 };
 
 // What is added to one sample's tokens before the norm.
@@ -33,6 +34,15 @@ struct SampleSource {
   const S* uncovered = nullptr;
 };
 
+// One sample's rows of each set's heads, [sets, heads, width], wherever they lie.
+template <class S>
+struct SetRows {
+  const S* first = nullptr;
+  int64_t set_step = 0, head_step = 0;
+
+  SetRows from_set(int64_t set) const { return {first + set * set_step, set_step, head_step}; }
+};
+
 // One sample's arguments.
 template <class T>
 struct AttentionSample {
@@ -40,9 +50,19 @@ struct AttentionSample {
   const T* tokens;
   int64_t token_step;
   const S* class_tokens;  // [sets, width]
-  const S* query;         // [sets, heads, width]
+  int64_t class_step;
+  SetRows<S> query;
   SampleSource<S> source = {};
-  const S* grad = nullptr;  // of the result, like query; backward only
+  SetRows<S> grad = {};  // of the result; backward only
+
+  // What one group of sets takes of them, for the forward pass.
+  AttentionSample of_group(const AttentionSizes& sizes, int64_t group) const {
+    AttentionSample part = *this;
+    part.class_tokens += group * sizes.group_sets() * class_step;
+    part.query = query.from_set(group * sizes.group_sets());
+    if (source.rows && !source.inside) part.source.rows += group * sizes.stride();
+    return part;
+  }
 };
 
 // Where one sample's gradients go.

@@ -122,12 +122,12 @@ void backward_sample(const AttentionSizes& sizes, const AttentionSample<T>& samp
                 step = whole_blocks(count);
   S *keys = space.keys.get(), *products = space.products.get(), *along = space.along.get();
   mix_source(sample.source, stride, space.mixed.get());
-  centre(sample.class_tokens, width, sizes.sets, width, eps, space.class_keys.get(), stride, space.class_scales.get());
+  centre(sample.class_tokens, sample.class_step, sizes.sets, width, eps, space.class_keys.get(), stride, space.class_scales.get());
   for (int64_t group = 0; group < sizes.groups; ++group) {
-    const int64_t query = group * together;
+    const int64_t query = group * together, set = group * sizes.group_sets();
     S *queries = space.queries.get() + 2 * query * stride, *grad_queries = space.query_sums.get() + query * stride;
-    centre_rows(sample.query + query * width, together, width, queries, stride);
-    centre_rows(sample.grad + query * width, together, width, queries + together * stride, stride);
+    centre_rows(sample.query.from_set(set), sizes.group_sets(), sizes.heads, width, queries, stride);
+    centre_rows(sample.grad.from_set(set), sizes.group_sets(), sizes.heads, width, queries + together * stride, stride);
     multiply_by_tokens(sizes, sample, space, group, queries, 2 * together, eps);
     weigh_group(sizes, group, space, out);
     for (int64_t n = 0; n < count; n += BLOCK) {

@@ -96,12 +96,13 @@ void centre_tokens(const AttentionSizes& sizes, const AttentionSample<T>& sample
 
 // Queries without their mean. A key has none, so that the products are the same; and the gradients of tokens want them so.
 template <class S>
-inline void centre_rows(const S* from, int64_t rows, int64_t width, S* to, int64_t stride) {
-  for (int64_t r = 0; r < rows; ++r, from += width, to += stride) {
+inline void centre_rows(const SetRows<S>& from, int64_t sets, int64_t heads, int64_t width, S* to, int64_t stride) {
+  for (int64_t row = 0; row < sets * heads; ++row, to += stride) {
+    const S* values = from.first + row / heads * from.set_step + row % heads * from.head_step;
     Vector<S> sum = {};
-    for_each_vector<S>(width, [&](int64_t c, auto extent) { sum += load_at(from + c, extent); });
+    for_each_vector<S>(width, [&](int64_t c, auto extent) { sum += load_at(values + c, extent); });
     const S mean = sum_lanes<S>(sum) / S(width);
-    for_each_vector<S>(width, [&](int64_t c, auto extent) { store_at(to + c, load_at(from + c, extent) - mean, extent); });
+    for_each_vector<S>(width, [&](int64_t c, auto extent) { store_at(to + c, load_at(values + c, extent) - mean, extent); });
   }
 }
 
@@ -157,37 +158,35 @@ inline void scale_by(S* values, const S* scales, int64_t count) {
   });
 }
 
+// One group of sets: sizes.groups is 1.
 template <class T>
-void forward_sample(const AttentionSizes& sizes, const AttentionSample<T>& sample, sum_t<T> eps, const AttentionSpace<sum_t<T>>& space,
-                    sum_t<T>* result) {
+void forward_group(const AttentionSizes& sizes, const AttentionSample<T>& sample, sum_t<T> eps, const AttentionSpace<sum_t<T>>& space,
+                   sum_t<T>* result) {
   using S = sum_t<T>;
   const int64_t count = sizes.count, width = sizes.width, stride = sizes.stride(), heads = sizes.heads, step = whole_blocks(count);
   S *keys = space.keys.get(), *scales = space.key_scales.get(), *class_keys = space.class_keys.get(),
     *class_scales = space.class_scales.get(), *queries = space.queries.get(), *results = space.query_sums.get();
   mix_source(sample.source, stride, space.mixed.get());
-  centre(sample.class_tokens, width, sizes.sets, width, eps, class_keys, stride, class_scales);
-  centre_rows(sample.query, sizes.queries(), width, queries, stride);
+  centre(sample.class_tokens, sample.class_step, sizes.sets, width, eps, class_keys, stride, class_scales);
+  centre_rows(sample.query, sizes.sets, heads, width, queries, stride);
+  multiply_by_tokens(sizes, sample, space, 0, queries, sizes.queries(), eps);
 
-  for (int64_t group = 0; group < sizes.groups; ++group) {
-    const int64_t first_query = group * sizes.group_queries();
-    multiply_by_tokens(sizes, sample, space, group, queries + first_query * stride, sizes.group_queries(), eps);
-    for (int64_t i = 0; i < sizes.group_sets(); ++i) {
-      const int64_t set = group * sizes.group_sets() + i, query = set * heads;
-      S *scores = space.products.get() + i * heads * step, *class_scores = space.class_products.get();
-      multiply_rows(queries + query * stride, heads, class_keys + set * stride, 1, stride, class_scores, DOT_KEYS);
-      for (int64_t h = 0; h < heads; ++h) {
-        const S class_score = class_scores[h * DOT_KEYS] * class_scales[set];
-        S* weights = scores + h * step;
-        // Over a product that was read already: they lie DOT_KEYS apart.
-        class_scores[h] = attend(weights, scales, count, class_score, weights) * class_scales[set];
-        scale_by(weights, scales, count);
-      }
-      S* to = results + query * stride;
-      sum_rows<S>({to, heads, class_keys + set * stride, 0, class_scores, scores, step, 1, keys, count < LONG ? count : LONG, stride});
-      for (int64_t n = LONG; n < count; n += LONG) {
-        const int64_t terms = count - n < LONG ? count - n : LONG;
-        sum_rows<S>({to, heads, to, stride, nullptr, scores + n, step, 1, keys + n * stride, terms, stride});
-      }
+  for (int64_t set = 0; set < sizes.sets; ++set) {
+    const int64_t query = set * heads;
+    S *scores = space.products.get() + query * step, *class_scores = space.class_products.get();
+    multiply_rows(queries + query * stride, heads, class_keys + set * stride, 1, stride, class_scores, DOT_KEYS);
+    for (int64_t h = 0; h < heads; ++h) {
+      const S class_score = class_scores[h * DOT_KEYS] * class_scales[set];
+      S* weights = scores + h * step;
+      // Over a product that was read already: they lie DOT_KEYS apart.
+      class_scores[h] = attend(weights, scales, count, class_score, weights) * class_scales[set];
+      scale_by(weights, scales, count);
+    }
+    S* to = results + query * stride;
+    sum_rows<S>({to, heads, class_keys + set * stride, 0, class_scores, scores, step, 1, keys, count < LONG ? count : LONG, stride});
+    for (int64_t n = LONG; n < count; n += LONG) {
+      const int64_t terms = count - n < LONG ? count - n : LONG;
+      sum_rows<S>({to, heads, to, stride, nullptr, scores + n, step, 1, keys + n * stride, terms, stride});
     }
   }
   copy_rows(results, stride, sizes.queries(), width, result, width);

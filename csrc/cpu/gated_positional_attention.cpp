@@ -39,12 +39,6 @@ Sizes checked_sizes(const Tensor& qkv, const Tensor& positional, const Tensor& g
   return {qkv.size(0), count, heads, width, std::clamp(most, 2 * STEP, padded(count))};
 }
 
-// A copy only where a row's channels do not lie side by side.
-Tensor with_dense_channels(const Tensor& tensor) {
-  const int64_t last = tensor.dim() - 1;
-  return tensor.size(last) <= 1 || tensor.stride(last) == 1 ? tensor : as_contiguous(tensor);
-}
-
 template <class Pointer>
 HeadRows<Pointer> head_rows(const Tensor& tokens_BNhe, Pointer values) {
   return {values, tokens_BNhe.stride(0), tokens_BNhe.stride(1), tokens_BNhe.stride(2)};

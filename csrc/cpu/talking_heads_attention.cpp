@@ -61,12 +61,6 @@ void for_each_task(const Sizes& sizes, int64_t count, const F& f) {
   });
 }
 
-// A tensor whose last dimension is dense; a copy only where it is not.
-Tensor with_dense_channels(const Tensor& tensor) {
-  const int64_t last = tensor.dim() - 1;
-  return tensor.size(last) <= 1 || tensor.stride(last) == 1 ? tensor : as_contiguous(tensor);
-}
-
 // Queries, keys or values (0, 1, 2) of qkv [B, N, 3, h, e].
 template <class Pointer>
 HeadRows<Pointer> part_of(const Tensor& qkv, Pointer values, int64_t part) {

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from mixfast_kernels._check import FLOATS, check_tensor
 from mixfast_kernels._register import register_op
+from mixfast_kernels.few_rows_linear import few_rows_linear, suits_few_rows
 from mixfast_kernels.mixing import Mixing, check_mixing, zone_gradients
 
 
@@ -259,7 +260,8 @@ def class_attention(
 
     Args:
         tokens: ``[B, N, d]``, any floating-point dtype: the other arguments take part in it.
-        class_token: ``[B, S, d]``, the class token of each set.
+        class_token: ``[B, S, d]``, the class token of each set; a size of 1 in place of B or S where all have the same, whose
+            query is then computed once.
         norm_weight, norm_bias: ``[d]``, the layer norm's affine.
         query_weight, key_weight, value_weight: ``[d, d]`` (output, input).
         query_bias, value_bias: ``[d]``, or None.
@@ -277,7 +279,9 @@ def class_attention(
     """
     check_tensor(tokens, "tokens", ("B", "N", "d"), FLOATS)
     batch, _, width = tokens.shape
-    check_tensor(class_token, "class_token", (batch, "S", width), FLOATS, tokens.device)
+    check_tensor(class_token, "class_token", ("B", "S", width), FLOATS, tokens.device)
+    if class_token.shape[0] not in (batch, 1):
+        raise ValueError(f"class_token must be [B or 1, S, {width}] with B = {batch}, got {tuple(class_token.shape)}")
     vectors = {"norm_weight": norm_weight, "norm_bias": norm_bias, "query_bias": query_bias, "value_bias": value_bias}
     for name, value in vectors.items():
         if value is not None or name.startswith("norm"):
@@ -316,16 +320,24 @@ def folded(
     dtype, split = tokens.dtype, (num_heads, tokens.shape[2] // num_heads, tokens.shape[2])
     norm_weight, norm_bias = norm_weight.to(dtype), norm_bias.to(dtype)
     normal = F.layer_norm(class_token.to(dtype), split[2:], norm_weight, norm_bias, eps)
-    query = F.linear(normal, query_weight.to(dtype), None if query_bias is None else query_bias.to(dtype))
+    query_weight, query_bias = query_weight.to(dtype), None if query_bias is None else query_bias.to(dtype)
+    multiply = few_rows_linear if suits_few_rows(normal, query_weight) else F.linear
+    query = multiply(normal, query_weight, query_bias)
     query = query.unflatten(2, split[:2]) / math.sqrt(split[1])
     key_weight, value_weight = key_weight.to(dtype), value_weight.to(dtype)
-    # The norm's weight goes into the matrices: they are smaller than what they multiply.
-    query = torch.einsum("bshe,hed->bshd", query, (key_weight * norm_weight).view(split))
+    sets = class_token.shape[1] if source is None or mixing is not None else source.shape[0]
+    # The norm's weight scales the matrices, or what they make of the queries and take of the result: whichever is smaller.
+    scale_rows = tokens.shape[0] * sets * num_heads < split[2]
+    keys, values = (weight if scale_rows else weight * norm_weight for weight in (key_weight, value_weight))
+    query = torch.einsum("bshe,hed->bshd", query, keys.view(split))
+    query = query * norm_weight if scale_rows else query
     zone, grid = (None,) * 4, []
     if mixing is not None:
         zone, grid = (mixing.inside, mixing.outside, mixing.box, mixing.bitmap), list(mixing.grid)
-    result = core(tokens, class_token, query, source, *zone, grid, float(eps))
-    attended = torch.einsum("bshd,hed->bshe", result.to(dtype), (value_weight * norm_weight).view(split))
+    classes, query = (value.expand(tokens.shape[0], sets, *value.shape[2:]) for value in (class_token, query))
+    result = core(tokens, classes, query, source, *zone, grid, float(eps)).to(dtype)
+    result = result * norm_weight if scale_rows else result
+    attended = torch.einsum("bshd,hed->bshe", result, values.view(split))
     bias = value_weight @ norm_bias
     bias = bias if value_bias is None else bias + value_bias.to(dtype)
     return (attended.flatten(2) + bias).to(attended.dtype)
@@ -346,8 +358,10 @@ def _check_sets(tokens: Tensor, class_token: Tensor, source: Tensor | None, mixi
         raise ValueError("class_token must be [B, S, d] with at least one set, got S = 0")
     if source is not None:
         check_tensor(source, "source", ("M", width), FLOATS, tokens.device)
+        if len(source) < 1:
+            raise ValueError("source must be [M, d] with at least one row, got M = 0")
     if mixing is None:
-        if source is not None and source.shape[0] != sets:
+        if source is not None and sets not in (source.shape[0], 1):
             raise ValueError(
                 f"source must have a row for each of the {sets} sets, got {source.shape[0]}; or give mixing"
             )

@@ -181,14 +181,12 @@ class MixViTNetwork(TokenNetwork):
 
     def _each_source(self, tokens: Tensor) -> Tensor:
         """All tokens as each input's own: ``[B, N, d]`` to ``[M, B, N, d]``, in one batched product."""
-        bias = self.sources.bias[:, None]
+        attributed = tokens + self.sources.bias[:, None, None]
         if self.sources.weight is None:
-            return tokens + bias[:, None]
-        identity = torch.eye(tokens.shape[2], dtype=self.sources.weight.dtype, device=tokens.device)
-        # The residual is in the product: t + t W^T = t (1 + W)^T.
-        matrices = (self.sources.weight + identity).transpose(1, 2)
+            return attributed
         flat = tokens.flatten(0, 1).expand(self.num_inputs, -1, -1)
-        return torch.baddbmm(bias, flat, matrices).unflatten(1, tokens.shape[:2])
+        matrices = self.sources.weight.transpose(1, 2)
+        return torch.baddbmm(attributed.flatten(1, 2), flat, matrices).unflatten(1, tokens.shape[:2])
 
     def _alternating(self, tokens: Tensor) -> Tensor:
         """Each token attributed to one subnetwork. Class attention does not see the order of tokens, the feature blocks do:

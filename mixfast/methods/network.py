@@ -50,7 +50,8 @@ class Heads(nn.Module):
         if pooled.dim() == 2:
             logits = F.linear(pooled, self.weight.flatten(0, 1), self.bias.flatten())
             return logits.unflatten(1, self.bias.shape)
-        return torch.einsum("bmf,mkf->bmk", pooled, self.weight) + self.bias
+        each_head = torch.baddbmm(self.bias[:, None], pooled.transpose(0, 1), self.weight.transpose(1, 2))
+        return each_head.transpose(0, 1)
 
 
 ENCODER_INITS = ("independent", "same", "colinear")

@@ -86,8 +86,7 @@ class TokenCore(nn.Module):
                 S = 1; without, set i gets source_i everywhere, and S = M. Without a source S = 1.
         """
         self._check_tokens(tokens)
-        sets = 1 if source is None or mixing is not None else source.shape[0]
-        classes = self.class_token.expand(tokens.shape[0], sets, -1)
+        classes = self.class_token[None, None]
         for block in self.class_blocks:
             classes = block(tokens, classes, source, mixing)
         return self.norm(classes)

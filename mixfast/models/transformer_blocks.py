@@ -129,5 +129,5 @@ class ClassAttentionBlock(nn.Module):
             mixing=mixing,
             eps=NORM_EPS,
         )
-        classes = classes + self.scale1(self.proj(attended))
+        classes = classes + self.scale1(linear(attended, self.proj))
         return classes + self.scale2(self.mlp(self.norm2(classes)))

@@ -131,6 +131,25 @@ def gradients(function, tensors, cotangent):
     return result.detach(), torch.autograd.grad(result, tensors, cotangent.to(result.dtype), materialize_grads=True)
 
 
+@pytest.mark.parametrize("options", [{}, {"sets": 3, "sources": 3}, {"sources": 2, "zone": "box"}, {"batch": 6}])
+def test_a_class_token_for_all_is_that_of_each(options):
+    case = Case(**options)
+    tokens, class_token, *rest = case.inputs
+    shared = class_token[:1, :1].detach().requires_grad_()
+    cotangent = randn(*class_token.shape, seed=20).detach()
+
+    def of_each(*held):
+        everywhere = held[1].expand(class_token.shape)
+        return case.of_tensors(case.call, held[0], everywhere, *held[2:])
+
+    held = (tokens, shared, *(value for value in rest if value is not None))
+    got, got_grads = gradients(case.function, held, cotangent)
+    expected, expected_grads = gradients(of_each, held, cotangent)
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+    for one, other in zip(got_grads, expected_grads, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-11)
+
+
 def test_values_and_gradients_are_those_of_the_plain_form(case):
     cotangent = randn(*case.function(*case.tensors).shape, seed=20).detach()
     got, got_grads = gradients(case.function, case.tensors, cotangent)
@@ -341,7 +360,7 @@ def wrong(tokens=T, class_token=C, norm_weight=V, norm_bias=V, query=M, key=M, v
     [
         (wrong(tokens=T[0]), ValueError, "tokens"),
         (wrong(tokens=T.long()), TypeError, "tokens"),
-        (wrong(class_token=C[:1]), ValueError, "class_token"),
+        (wrong(class_token=torch.cat((C, C[:1]))), ValueError, "class_token must be .*B or 1.* B = 2"),
         (wrong(class_token=C[:, :0]), ValueError, "class_token"),
         (wrong(class_token=None), TypeError, "class_token"),
         (wrong(norm_weight=V[:5]), ValueError, "norm_weight"),
@@ -357,6 +376,7 @@ def wrong(tokens=T, class_token=C, norm_weight=V, norm_bias=V, query=M, key=M, v
         (wrong(eps="small"), TypeError, "eps"),
         (wrong(source=torch.ones(3, 6)), ValueError, "source .* 2 sets"),
         (wrong(source=torch.ones(2, 5)), ValueError, "source"),
+        (wrong(class_token=ONE, source=torch.ones(0, 6)), ValueError, "source .* at least one row"),
         (wrong(class_token=ONE, mixing=MIX), ValueError, "source"),
         (wrong(source=torch.ones(2, 6), mixing=MIX), ValueError, "class_token"),
         (wrong(class_token=ONE, source=torch.ones(3, 6), mixing=MIX), ValueError, "source .* 2 inputs"),
