@@ -2,7 +2,8 @@
 
 A product belongs to the part that is running. Where the network itself does it (a stem convolution whose encoders are summed
 first, a source attribution), it belongs to the part whose weights it multiplies, however these were transformed before. A
-product of the backward pass belongs to the part that owns the forward product it is the derivative of.
+product of the backward pass belongs to the part that owns the forward product it is the derivative of. A product of weights with
+weights is none here: it is done once, however many images there are.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ _ZONED = (
     "source_attribution",
     "source_attribution_backward",
 )
-# A tensor made of no other one, such as an identity matrix: it leaves weights what they are.
+# Of a tensor made of no other one, such as an identity matrix: it leaves weights what they are. And of a product that does not
+# grow with the batch.
 _CONSTANT = ""
 
 
@@ -68,7 +70,7 @@ class Meter(TorchDispatchMode):
     def kept(self) -> Counter[str]:
         result: Counter[str] = Counter()
         for storage, node, part in self._saved.values():
-            result[self._owner_of_node.get(node, part)] += storage.nbytes()
+            result[self._owner_of_node.get(node) or part] += storage.nbytes()
         return result
 
     @contextmanager
@@ -95,8 +97,9 @@ class Meter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         node = torch._C._current_autograd_node()
-        origins = None if self._running or node is not None else self._origins(args)
-        if origins is not None and None not in origins:
+        origins = self._origins(args)
+        of_weights = node is None and None not in origins
+        if of_weights:
             self._inherit(result, origins)
         products = self._products(func, args, kwargs or {}, result)
         if not func.is_view:
@@ -105,12 +108,15 @@ class Meter(TorchDispatchMode):
             return result
         if node is not None:
             owner = self._owner_of_node.get(node._sequence_nr(), func._overloadpacket.__name__)
-            self.backward[owner] += products
-        else:
+            if owner != _CONSTANT:
+                self.backward[owner] += products
+            return result
+        owner = _CONSTANT
+        if not of_weights:
             owner = self._running[-1] if self._running else _first_part(origins) or func._overloadpacket.__name__
-            # Autograd has made this product's node by now: it has the last number that was given.
-            self._owner_of_node[torch._C._autograd._get_sequence_nr() - 1] = owner
             self.forward[owner] += products
+        # Autograd has made this product's node by now: it has the last number that was given.
+        self._owner_of_node[torch._C._autograd._get_sequence_nr() - 1] = owner
         return result
 
     def _products(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> int:
@@ -145,8 +151,8 @@ class Meter(TorchDispatchMode):
         self._running.pop()
 
 
-def _first_part(origins: list[str | None] | None) -> str | None:
-    return next((part for part in origins or () if part), None)
+def _first_part(origins: list[str | None]) -> str | None:
+    return next((part for part in origins if part), None)
 
 
 def _memory(tensor: Tensor) -> int:

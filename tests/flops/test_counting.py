@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -35,14 +37,22 @@ def test_the_whole_is_what_torch_counts(backbone, method):
     network = network_of(backbone, method, num_inputs=inputs)
     visible = inputs  # all that a mix may show, as the operators' formulas have it
     ours = training_flops(network, visible, (16, 16), 3), inference_flops(network, (16, 16), 3)
-    network = network.to("meta")  # torch's counter fails on some transformers elsewhere
-    images, index = torch.empty(3, 3, 16, 16, device="meta"), torch.zeros(3, inputs, dtype=torch.int64, device="meta")
-    mixing = sum_mixing(3, inputs, network.core.stem.grid((16, 16)), "meta")
+    few, many = (flops_by_torch(network, inputs, batch_size) for batch_size in (2, 5))
+    # What three samples add: products of weights with weights do not grow with the batch, and are not counted.
+    assert ours == tuple(more - less for more, less in zip(many, few, strict=True))
+
+
+def flops_by_torch(network, inputs, batch_size):
+    """Of a step and of inference."""
+    network = copy.deepcopy(network).to("meta")  # torch's counter fails on some transformers elsewhere
+    images = torch.empty(batch_size, 3, 16, 16, device="meta")
+    index = torch.zeros(batch_size, inputs, dtype=torch.int64, device="meta")
+    mixing = sum_mixing(batch_size, inputs, network.core.stem.grid((16, 16)), "meta")
     with FlopCounterMode(display=False) as step:
         network.train()(images, mixing, index).sum().backward()
     with FlopCounterMode(display=False) as inference:
         network.eval().requires_grad_(False).predict(images)
-    assert ours == (step.get_total_flops(), inference.get_total_flops())
+    return step.get_total_flops(), inference.get_total_flops()
 
 
 def test_only_what_is_seen_costs_a_product():

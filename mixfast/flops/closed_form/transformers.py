@@ -38,7 +38,7 @@ def transformer_form(setup: Setup, as_published: bool) -> dict[str, Piece] | Non
     training = flow.encoded_training * encoded
     encoder = Piece(setup.encoders * (weights + d), flow.encoded * encoded, training, training)
     blocks = {f"blocks.{i}": _feature_block(numbers, flow, as_published) for i in range(numbers.depth)}
-    class_blocks = {f"class_blocks.{i}": _class_block(numbers, flow, as_published) for i in range(2)}
+    class_blocks = {f"class_blocks.{i}": _class_block(numbers, flow, as_published, first=i == 0) for i in range(2)}
     classes = setup.shape.num_classes
     read = setup.heads * d * classes
     heads = Piece(read + setup.heads * classes, flow.heads * d * classes, read, 2 * read)
@@ -138,21 +138,23 @@ def _feature_block(numbers: Numbers, flow: Flow, as_published: bool) -> Piece:
     return Piece(parameters, sets * forward(tokens), forward(flow.trained), backward(flow.trained))
 
 
-def _class_block(numbers: Numbers, flow: Flow, as_published: bool) -> Piece:
+def _class_block(numbers: Numbers, flow: Flow, as_published: bool, *, first: bool) -> Piece:
     d, h = numbers.width, numbers.heads
     parameters = 12 * d**2 + 8 * d + 4 * d + 2 * d * numbers.scaled
+    # In the first block the class token is still a weight, and so is what the query and the keys make of it.
+    matrices = (2 if first else 4) + 8
 
     def forward(tokens: int) -> int:
         if as_published:
             # Query, output and MLP of the class token; keys and values, scores and sums of all.
             return (2 + 8) * d**2 + 2 * (tokens + 1) * d**2 + 2 * (tokens + 1) * d
         # Key and value matrices meet the query and the result, which then meet the tokens in full width, head by head.
-        return (4 + 8) * d**2 + 2 * h * (tokens + 1) * d
+        return matrices * d**2 + 2 * h * (tokens + 1) * d
 
     def backward(tokens: int) -> int:
         if as_published:
             return 2 * forward(tokens)
-        return 2 * (4 + 8) * d**2 + 5 * h * (tokens + 1) * d
+        return 2 * matrices * d**2 + 5 * h * (tokens + 1) * d
 
     sets, tokens = flow.classified
     return Piece(parameters, sets * forward(tokens), forward(flow.trained), backward(flow.trained))
