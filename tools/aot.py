@@ -38,31 +38,10 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler.compiler import ASTSource, make_backend
 from triton.runtime.jit import JITFunction, create_function_from_signature
 
+from mixfast.flops.cards import CARDS, Card
+
 TABLE = Path(__file__).with_suffix(".json")
 MORE_REGISTERS = 8  # a compiler's mood, not a change
-
-
-@dataclass(frozen=True)
-class Card:
-    """A card's published figures: bytes a second, and multiplications plus additions a second without sparsity."""
-
-    name: str
-    bandwidth: float
-    rates: dict[torch.dtype, float]
-    source: str
-
-
-def _rates(half: float, single: float, double: float) -> dict[torch.dtype, float]:
-    return {torch.bfloat16: half, torch.float16: half, torch.float32: single, torch.float64: double}
-
-
-# Float32 products run outside the tensor cores, float64 ones in them where there are any.
-CARDS = {
-    "sm_80": Card("A100", 2.039e12, _rates(312e12, 19.5e12, 19.5e12), "NVIDIA A100 data sheet, SXM 80 GB"),
-    "sm_90": Card("H100", 3.35e12, _rates(989e12, 67e12, 67e12), "NVIDIA H100 data sheet, SXM"),
-    "sm_100": Card("B200", 8.0e12, _rates(2250e12, 75e12, 37e12), "NVIDIA DGX and HGX B200 data sheets, one of eight"),
-    "sm_120": Card("RTX 5090", 1.792e12, _rates(209.5e12, 104.8e12, 1.64e12), "NVIDIA RTX Blackwell white paper"),
-}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mixfast.config import Config
 from mixfast.data import ImageSet
-from mixfast.training.flops import inference_flops
+from mixfast.flops import inference_flops
 from mixfast.training.session import build_network
 from mixfast_bench.measure import Mark
 

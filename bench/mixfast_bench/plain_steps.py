@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from mixfast.config import Config
 from mixfast.data import ImageSet
+from mixfast.flops import training_flops
 from mixfast.training.feed import Batch, Feed
-from mixfast.training.flops import training_flops
 from mixfast.training.session import build_network
 from mixfast_bench.data import BatchStream
 from mixfast_bench.inference import InferencePass
@@ -43,7 +43,7 @@ class PlainMixViTStep:
     def __init__(self, name: str, config: Config, data: ImageSet) -> None:
         self.name = name
         network, method = build_network(config, data)
-        self.flops = training_flops(network, data.image_shape, config.training.batch_size)
+        self.flops = training_flops(network, method.visible_inputs(), data.image_shape, config.training.batch_size)
         self.result: Tensor | None = None
         self._network = plain_network(network).to(data.images.device)
         self._smoothing = config.training.label_smoothing

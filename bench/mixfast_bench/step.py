@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mixfast.config import Config
 from mixfast.data import ImageSet
-from mixfast.training.flops import training_flops
+from mixfast.flops import training_flops
 from mixfast.training.run_directory import RunDirectory
 from mixfast.training.session import build_network
 from mixfast.training.trainer import Trainer
@@ -39,7 +39,7 @@ class TrainerStep:
         # Nothing is written: a trainer touches its run directory only when it trains, and there is no evaluation.
         self.trainer = Trainer(config, network, method, data, data, RunDirectory(Path("bench")), Console(quiet=True))
         self.trainer.network.train()
-        self.flops = training_flops(network, data.image_shape, config.training.batch_size)
+        self.flops = training_flops(network, method.visible_inputs(), data.image_shape, config.training.batch_size)
         self.result: Tensor | None = None
         self._smoothing = config.training.label_smoothing
         self._stream = BatchStream(self.trainer.feed, config.schedule.epochs)

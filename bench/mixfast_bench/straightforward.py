@@ -22,9 +22,9 @@ from torchvision import transforms
 
 from mixfast.config import Config
 from mixfast.data import ImageSet
+from mixfast.flops import training_flops
 from mixfast.methods import METHODS
 from mixfast.models import build_backbone
-from mixfast.training.flops import training_flops
 from mixfast.training.session import build_network
 from mixfast_bench.data import floor_bytes
 from mixfast_bench.measure import Mark
@@ -186,7 +186,8 @@ class PlainStep:
 
     def __init__(self, name: str, config: Config, data: ImageSet) -> None:
         self.name = name
-        self.flops = training_flops(build_network(config, data)[0], data.image_shape, config.training.batch_size)
+        network, method = build_network(config, data)
+        self.flops = training_flops(network, method.visible_inputs(), data.image_shape, config.training.batch_size)
         self.result: Tensor | None = None
         self._device = data.images.device
         self._network = PlainCutMixMo(config.model.name, data.num_classes, data.channels).to(self._device)

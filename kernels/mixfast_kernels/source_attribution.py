@@ -125,24 +125,20 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return grads[0], *grad_zones, None, None, grads[3], grads[4], None
 
 
-def _flops(
-    tokens: tuple[int, ...],
-    inside: Any,
-    outside: Any,
-    box: Any,
-    bitmap: Any,
-    bias: tuple[int, ...],
-    weight: Any,
-    *_: Any,
-    **__: Any,
-) -> int:
+def _products(tokens: tuple[int, ...], bias: tuple[int, ...], weight: Any) -> int:
+    """Of every source with every token. (A binary zone needs one source a token; shapes alone do not tell.)"""
     batch, count, width = tokens
-    per_token = 2 * bias[0] * width * (1 if weight is None else width)
-    return batch * count * per_token
+    return 2 * batch * count * bias[0] * width * (1 if weight is None else width)
 
 
-def _backward_flops(grad: tuple[int, ...], tokens: Any, *args: Any, **kwargs: Any) -> int:
-    return 2 * _flops(grad, *args)
+def _flops(tokens: tuple[int, ...], *args: Any, **__: Any) -> int:
+    return _products(tokens, args[4], args[5])
+
+
+def _backward_flops(grad: tuple[int, ...], tokens: Any, *args: Any, **__: Any) -> int:
+    """The sources' gradients; that of the tokens where a matrix is in its way; that of the mix where it is wanted."""
+    bias, weight, zones = args[4], args[5], args[7]
+    return (1 + (weight is not None) + zones) * _products(grad, bias, weight)
 
 
 _MIX = "Tensor inside, Tensor outside, Tensor? box, Tensor? bitmap"

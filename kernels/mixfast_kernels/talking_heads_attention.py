@@ -150,7 +150,10 @@ def _flops(qkv: tuple[int, ...], *_: Any, **__: Any) -> int:
 
 
 def _backward_flops(grad: tuple[int, ...], qkv: tuple[int, ...], *_: Any, **__: Any) -> int:
-    return 2 * _flops(qkv)
+    """Logits and both mixtures of heads once more; two gradients of each mixture; those of values, attention, queries and
+    keys: five products of tokens, six of heads."""
+    batch, count, _three, heads, width = qkv
+    return 2 * batch * count * count * heads * (5 * width + 6 * heads)
 
 
 _talking_heads_attention_backward = register_op(

@@ -142,15 +142,21 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return grads[0], *grad_zones, None, None, *grad_affine, None, None
 
 
-def _flops(features: tuple[int, ...], inside: tuple[int, ...], *_: Any, **__: Any) -> int:
-    batch, channels, height, width = features
+def _products(features: tuple[int, ...], inside: tuple[int, ...], channels: int) -> int:
+    """Of weights with the channels that are unmixed; the others are only added up."""
+    batch, _, height, width = features
     return 2 * batch * inside[1] * channels * height * width
 
 
+def _flops(features: tuple[int, ...], inside: tuple[int, ...], *args: Any, **__: Any) -> int:
+    return _products(features, inside, args[5])
+
+
 def _backward_flops(
-    grad: tuple[int, ...], features: tuple[int, ...], inside: tuple[int, ...], *_: Any, **__: Any
+    grad: tuple[int, ...], features: tuple[int, ...], inside: tuple[int, ...], *args: Any, **__: Any
 ) -> int:
-    return 2 * _flops(features, inside)
+    channels, zones = args[5], args[7]
+    return (1 + zones) * _products(features, inside, channels)
 
 
 _unmix_pool_backward = register_op(

@@ -2,13 +2,14 @@
 
 from types import ModuleType
 
-from mixfast.commands import bench, data, doctor, evaluate, recipes, train
+from mixfast.commands import bench, data, doctor, evaluate, flops, recipes, train
 
 COMMANDS: dict[str, ModuleType] = {
     "train": train,
     "eval": evaluate,
     "recipes": recipes,
     "data": data,
+    "flops": flops,
     "bench": bench,
     "doctor": doctor,
 }

@@ -9,6 +9,7 @@ from mixfast.data.loading import load_split, split_names, why_unusable
 from mixfast.data.prepare import PreparedSplit, prepare
 from mixfast.data.registry import data_set_names
 from mixfast.data.sampler import VIEWS, BatchPlan, EpochPlan, Views, plan_epoch
+from mixfast.data.shapes import DataShape, data_shape
 
 __all__ = [
     "VIEWS",
@@ -16,6 +17,7 @@ __all__ = [
     "CacheWriteError",
     "CorruptImageError",
     "DataError",
+    "DataShape",
     "DataWarning",
     "EpochPlan",
     "ImageSet",
@@ -23,6 +25,7 @@ __all__ = [
     "PreparedSplit",
     "Views",
     "data_set_names",
+    "data_shape",
     "load_split",
     "plan_epoch",
     "prepare",

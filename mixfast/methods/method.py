@@ -84,6 +84,11 @@ class Method(ABC):
     ) -> Mixing:
         """The mix of one training batch, drawn on the device."""
 
+    def visible_inputs(self) -> int:
+        """The most inputs that one position of a drawn mix shows. An encoder works only where its input is seen, so that a
+        training step costs that many encoders' products; here all M."""
+        return self.num_inputs
+
     def loss_weights(self, mixing: Mixing) -> Tensor:
         """The weight of each head's loss, ``[B, M]``: here 1."""
         return torch.ones_like(mixing.inside)

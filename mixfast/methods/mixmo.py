@@ -107,3 +107,12 @@ class CutMixMo(LinearMixMo):
             mask=self.mask,
             generator=generator,
         )
+
+    def visible_inputs(self) -> int:
+        """All of them in a batch that is mixed linearly, which only a cut in every batch rules out."""
+        return visible_in_cut(self.num_inputs) if self.probability == 1 and not self.anneal else self.num_inputs
+
+
+def visible_in_cut(num_inputs: int) -> int:
+    """One inside the mask; outside, the others in proportion (eq. A.4)."""
+    return max(1, num_inputs - 1)

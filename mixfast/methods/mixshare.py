@@ -12,7 +12,7 @@ import torch
 from mixfast_kernels import Mixing
 
 from mixfast.methods.method import Moment
-from mixfast.methods.mixmo import CutMixMo
+from mixfast.methods.mixmo import CutMixMo, visible_in_cut
 from mixfast.methods.network import MultiInputNetwork
 from mixfast.mixing import cut_mixing, draw_ratios, unmix_fade
 
@@ -49,6 +49,9 @@ class MixShare(CutMixMo):
     ) -> Mixing:
         kappa = draw_ratios(batch, self.num_inputs, self.alpha, generator=generator, device=device)
         return cut_mixing(kappa, grid, mask=self.mask, generator=generator)
+
+    def visible_inputs(self) -> int:
+        return visible_in_cut(self.num_inputs)
 
     def begin_epoch(self, network: MultiInputNetwork, moment: Moment) -> None:
         network.fade.fill_(unmix_fade(moment.epoch, self.fade_epochs))

@@ -78,6 +78,10 @@ class MixViT(Method):
             device=device,
         )
 
+    def visible_inputs(self) -> int:
+        """One: every patch shows one input."""
+        return 1
+
     def loss_weights(self, mixing: Mixing) -> Tensor:
         return mixing.ratios()
 

@@ -50,7 +50,9 @@ class Heads(nn.Module):
         if pooled.dim() == 2:
             logits = F.linear(pooled, self.weight.flatten(0, 1), self.bias.flatten())
             return logits.unflatten(1, self.bias.shape)
-        each_head = torch.baddbmm(self.bias[:, None], pooled.transpose(0, 1), self.weight.transpose(1, 2))
+        # A head that is shared reads each of them.
+        weight, bias = (value.expand(pooled.shape[1], *value.shape[1:]) for value in (self.weight, self.bias))
+        each_head = torch.baddbmm(bias[:, None], pooled.transpose(0, 1), weight.transpose(1, 2))
         return each_head.transpose(0, 1)
 
 

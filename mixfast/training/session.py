@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import Tensor
 
 from mixfast.config import Config, other_method, plain_baseline
-from mixfast.data import ImageSet, load_split, validation_split
+from mixfast.data import DataShape, ImageSet, load_split, validation_split
 from mixfast.evaluation import concatenate_members, evaluate_logits
 from mixfast.methods import METHODS, Method, Network, create_model
 from mixfast.models import is_transformer
@@ -73,7 +73,7 @@ def load_data(config: Config, device: torch.device) -> Splits:
     return Splits(train.to(device), test_on_device if held_out is test else held_out.to(device), test_on_device)
 
 
-def build_network(config: Config, data: ImageSet) -> tuple[Network, Method]:
+def build_network(config: Config, data: ImageSet | DataShape) -> tuple[Network, Method]:
     """The network and method of a configuration, initialised from its seed.
 
     Raises:

@@ -19,13 +19,13 @@ from mixfast.config import Config, differences
 from mixfast.data.image_set import ImageSet
 from mixfast.errors import MixfastError
 from mixfast.evaluation import evaluate_logits
+from mixfast.flops import training_flops
 from mixfast.methods import Method, Moment, Network
 from mixfast.training.checkpoint import CheckpointError, fingerprint, load_checkpoint, save_checkpoint, save_weights
 from mixfast.training.compiling import should_compile
 from mixfast.training.curves import draw_curves
 from mixfast.training.evaluating import predict_logits
 from mixfast.training.feed import Batch, Feed
-from mixfast.training.flops import training_flops
 from mixfast.training.optimisers import learning_rate_at, make_optimiser
 from mixfast.training.progress import TrainingProgress
 from mixfast.training.run_directory import RunDirectory
@@ -328,7 +328,9 @@ class Trainer:
         settings = self.config.training
         flops = 0.0
         if settings.compile == "auto":
-            flops = training_flops(self.network, self.feed.data.image_shape, self.feed.batch_size)
+            flops = training_flops(
+                self.network, self.method.visible_inputs(), self.feed.data.image_shape, self.feed.batch_size
+            )
         if not should_compile(settings.compile, self.device, flops, self.total_steps):
             return batch_loss
         self.console.print("compiling the training step: the first steps take a minute")

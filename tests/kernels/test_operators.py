@@ -310,6 +310,37 @@ def test_flops_count_the_multiply_adds():
     assert counter.get_total_flops() == 2 * batch * inputs * out_channels * taps * positions
 
 
+def flops_of_both_passes(function, *tensors):
+    """Of the forward and of the backward pass."""
+    with FlopCounterMode(display=False) as forward:
+        result = function(*tensors)
+    with FlopCounterMode(display=False) as backward:
+        result.sum().backward()
+    return forward.get_total_flops(), backward.get_total_flops()
+
+
+@pytest.mark.parametrize("zones", [False, True])
+def test_flops_of_unmixing_are_those_of_the_unmixed_channels(zones):
+    mixing = draw_mixing("box", 3, 2, (4, 5))
+    mixing.inside.requires_grad_(zones)
+    forward, backward = flops_of_both_passes(lambda x: mk.unmix_pool(x, mixing, channels=6), randn(3, 8, 4, 5))
+    assert forward == 2 * 3 * 2 * 6 * 20
+    assert backward == (1 + zones) * forward
+
+
+@pytest.mark.parametrize("zones", [False, True])
+def test_flops_of_source_attribution_count_each_gradient_once(zones):
+    batch, inputs, width, mixing = 3, 2, 5, draw_mixing("bitmap", 3, 2, (2, 3))
+    mixing.inside.requires_grad_(zones)
+    tokens, bias, weight = randn(batch, 6, width), randn(inputs, width), randn(inputs, width, width)
+    once = 2 * batch * 6 * inputs * width
+    embedding = flops_of_both_passes(lambda t, b: mk.source_attribution(t, mixing, b), tokens, bias)
+    # The tokens' gradient is the gradient itself.
+    assert embedding == (once, (1 + zones) * once)
+    encoding = flops_of_both_passes(lambda t, b, w: mk.source_attribution(t, mixing, b, w), tokens, bias, weight)
+    assert encoding == (width * once, (2 + zones) * width * once)
+
+
 @pytest.mark.parametrize("sources", [1, 2, 3])
 @pytest.mark.parametrize("zone", ZONES)
 @pytest.mark.parametrize(("pad", "out_size"), [(2, (6, 5)), (0, (6, 5)), (1, (4, 7)), (0, (3, 2))])

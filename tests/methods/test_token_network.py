@@ -60,6 +60,13 @@ def test_inference_sum_and_separate(make_network, images, method, inputs):
         torch.testing.assert_close(separate(images, mixing)[:, i], logits[:, i], **close)
 
 
+def test_a_shared_head_reads_every_subnetwork(make_network, images):
+    network = make_network("cut-mixmo", num_inputs=3, heads="shared", inference="separate")
+    expected = torch.cat([network(images, all_from(i, 5, 3, network.core.grid, "cpu")) for i in range(3)], 1)
+    assert expected.shape == (5, 3, 7)
+    torch.testing.assert_close(network.predict(images), expected, **close)
+
+
 def test_same_initialisation(images):
     generator = torch.Generator().manual_seed(0)
     network = mixfast.create_model(

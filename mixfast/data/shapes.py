@@ -1,0 +1,71 @@
+"""What a network must know of a data set before any image is read: channels, size and classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mixfast.data.errors import DataError, unknown_name
+from mixfast.data.paths import data_root
+from mixfast.data.registry import data_set_names, find_source
+
+
+@dataclass(frozen=True)
+class DataShape:
+    """channels of an image; image_shape (H, W) in pixels; num_classes K."""
+
+    channels: int
+    image_shape: tuple[int, int]
+    num_classes: int
+
+
+# Channels, pixels a side, classes, as published.
+_PUBLISHED = {
+    "digits": (1, 8, 10),
+    "fashion-mnist": (1, 28, 10),
+    "cifar10": (3, 32, 10),
+    "cifar100": (3, 32, 100),
+    "svhn": (3, 32, 10),
+    "tiny-imagenet": (3, 64, 200),
+    "cifar10-c": (3, 32, 10),
+    "cifar100-c": (3, 32, 100),
+}
+
+
+def data_shape(
+    name: str, *, root: str | None = None, image_size: int | None = None, num_classes: int | None = None
+) -> DataShape:
+    """The shape of a data set's images, without decoding one: as published, or for a folder as it lies there.
+
+    Args:
+        name: one of ``data_set_names()``; for a folder, RGB images are assumed.
+        root: the folder that holds data sets, as for ``load_split``; only a folder's classes are looked for.
+        image_size: pixels a side to which images are resized; None: the data set's own, which a folder has not.
+        num_classes: K, where the published number, or the folder's, is not what is meant.
+
+    Raises:
+        DataError: an unknown name, a folder without ``image_size``, or fewer than two classes.
+        FileNotFoundError: the folder is not there, and ``num_classes`` is not given.
+    """
+    if num_classes is not None and num_classes < 2:
+        raise DataError(f"num_classes is {num_classes}, expected at least 2")
+    if name in _PUBLISHED:
+        channels, side, classes = _PUBLISHED[name]
+    elif name.startswith("folder:"):
+        if image_size is None:
+            raise DataError(
+                f"data.image_size is null and data.name is {name}: a folder's images have no size of their own"
+            )
+        channels, side = 3, image_size
+        classes = num_classes or _classes_in_folder(name, root)
+    else:
+        raise DataError(unknown_name("data.name", name, data_set_names()))
+    return DataShape(channels, (image_size or side,) * 2, num_classes or classes)
+
+
+def _classes_in_folder(name: str, root: str | None) -> int:
+    try:
+        return len(find_source(name).open("train", data_root(root)).classes)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{error}. Its classes cannot be counted: say how many there are (num_classes, or `mixfast flops --classes K`)"
+        ) from error
