@@ -20,7 +20,7 @@ from mixfast.data.randomness import HOST_STREAM, STEP_STREAM, host_generator, ra
 from mixfast.data.sampler import BatchPlan, EpochPlan, plan_epoch
 from mixfast.methods import HiddenMix, Method, Moment
 from mixfast.mixing import draw_pixel_mixing, draw_ratios, keep_main_predominant, visible_share
-from mixfast.training.ranks import ALONE, Ranks
+from mixfast.training.ranks import ONE_PROCESS, Ranks
 from mixfast.training.views import ViewMaker
 
 
@@ -67,7 +67,7 @@ class Feed:
         config: Config,
         grid: tuple[int, int],
         dtype: torch.dtype = torch.float32,
-        ranks: Ranks = ALONE,
+        ranks: Ranks = ONE_PROCESS,
     ) -> None:
         self.data, self.method, self.config, self.grid, self.ranks = data, method, config, grid, ranks
         self.device = data.images.device

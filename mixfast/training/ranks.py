@@ -31,10 +31,10 @@ class Ranks:
             MixfastError: a variable is missing or is no number in its range.
         """
         if "WORLD_SIZE" not in environment:
-            return ALONE
+            return ONE_PROCESS
         count = _number(environment, "WORLD_SIZE", 1, 2**20)
         if count == 1:
-            return ALONE
+            return ONE_PROCESS
         local_count = _number(environment, "LOCAL_WORLD_SIZE", 1, count)
         return Ranks(
             rank=_number(environment, "RANK", 0, count - 1),
@@ -44,7 +44,7 @@ class Ranks:
         )
 
 
-ALONE = Ranks()
+ONE_PROCESS = Ranks()
 
 
 def _number(environment: Mapping[str, str], name: str, least: int, most: int) -> int:

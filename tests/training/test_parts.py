@@ -16,7 +16,7 @@ from mixfast.config.layers import Layer, build
 from mixfast.data import plan_epoch
 from mixfast.methods import METHODS, Moment
 from mixfast.training.feed import Batch, Feed
-from mixfast.training.ranks import ALONE, Ranks
+from mixfast.training.ranks import ONE_PROCESS, Ranks
 
 MINIMAL = {
     "data": {"name": "random", "pad": 1, "flip": True, "repetition": 2},
@@ -69,7 +69,7 @@ def test_every_draw_of_a_part_is_the_whole_batchs(count, groups, views, kind, me
     data = {"views": views, "random_erasing": erasing, "groups": groups if method["name"] != "single" else 1}
     data |= {"none": {}, "autoaugment": {"autoaugment": "cifar"}, "augmix": {"augmix": True}}[pixels]
     sections = {"method": method, "msda": {"kind": kind}, "data": data}
-    whole, parts = batch_of(ALONE, sections), parts_of(count, sections)
+    whole, parts = batch_of(ONE_PROCESS, sections), parts_of(count, sections)
     if count == 1:
         assert parts[0].rows is None and torch.equal(shown(parts[0]), shown(whole))
         return
@@ -81,7 +81,7 @@ def test_every_draw_of_a_part_is_the_whole_batchs(count, groups, views, kind, me
 @pytest.mark.parametrize("mask", ["patchup", "fmix", "cowmask"])
 def test_bitmaps_are_the_whole_batchs(mask) -> None:
     sections = {"method": {"name": "cut-mixmo", "num_inputs": 2, "mask": mask, "probability": 1.0}}
-    whole = batch_of(ALONE, sections)
+    whole = batch_of(ONE_PROCESS, sections)
     for part in parts_of(4, sections):
         assert_rows_of(part, whole)
 
@@ -89,7 +89,7 @@ def test_bitmaps_are_the_whole_batchs(mask) -> None:
 @pytest.mark.parametrize("count", [2, 4])
 def test_manifold_mixup_finds_its_partners_in_the_part(count) -> None:
     sections = {"msda": {"kind": "manifold-mixup", "probability": 1.0}, "data": {"groups": 4}}
-    whole, hidden = batch_of(ALONE, sections), torch.randn(24, 3, 2, 2)
+    whole, hidden = batch_of(ONE_PROCESS, sections), torch.randn(24, 3, 2, 2)
     mixed = whole.hidden_mix.apply(hidden)
     for part in parts_of(count, sections):
         assert_rows_of(part, whole)
