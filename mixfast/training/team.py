@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TypeVar
@@ -112,7 +113,10 @@ class Team:
         """
         if self.count == 1:
             return network
-        return DistributedDataParallel(network, broadcast_buffers=False, gradient_as_bucket_view=True)
+        with warnings.catch_warnings():
+            # Newer versions of torch have another name for broadcast_buffers, which older ones do not know.
+            warnings.simplefilter("ignore", category=FutureWarning)
+            return DistributedDataParallel(network, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     def keeping_gradients(self, network: nn.Module, keeping: bool) -> AbstractContextManager:
         """While entered, gradients add up in each process: no part of a batch but its last sends them."""
