@@ -94,7 +94,7 @@ def _leave(team: Team, error: Exception, debug: bool) -> None:
 def _say(board: Board, reason: str, advice: str) -> None:
     """A reason to end; nothing where the process that gave it has said so already."""
     if board.claim(reason):
-        _print(f"{reason}. {advice}".strip(), None)
+        _print(f"{reason}; {advice}" if advice else reason, None)
 
 
 def _print(message: str, error: Exception | None) -> None:

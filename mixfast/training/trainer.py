@@ -105,6 +105,7 @@ class Trainer:
         self.data_fingerprint = fingerprint(train_set)
         self.loss = self._make_loss()
         self.parallel = team.parallel(self.network)
+        self._is_settled = False
         self.votes = Votes(team)
         self.meter = LossMeter(self.device)
         self._resumed_loss: dict[str, Any] | None = None
@@ -174,6 +175,8 @@ class Trainer:
         self.meter = self._meter_for_epoch()
         first = self.position.epoch * self.steps_per_epoch
         last = min(first + self.steps_per_epoch, self.total_steps)
+        if self.team.count > 1 and not self._is_settled:
+            self._settle(self.feed.batch(plan, self.position.step - first, moment))
         clock = _Clock(self.position.train_seconds)
         saved = time.monotonic()
         while self.position.step < last:
@@ -233,6 +236,19 @@ class Trainer:
         records = self.run.read_metrics()
         if records:
             self.run.save_figure(draw_curves(records, self.config.about.title))
+
+    def _settle(self, batch: Batch) -> None:
+        """One pass for nothing, after which gradients are put into the buckets that they stay in.
+
+        DDP chooses them by the order in which a first pass gives gradients. Where a gradient lies decides in which order
+        the processes' are added up, and so a resumed run would round its first step differently.
+        """
+        before = [buffer.clone() for buffer in self.network.buffers()]
+        self._add_gradients(batch)
+        self.optimiser.zero_grad(set_to_none=True)
+        for buffer, value in zip(self.network.buffers(), before, strict=True):
+            buffer.copy_(value)
+        self._is_settled = True
 
     def _finish_epoch(self, progress: TrainingProgress, writer: SummaryWriter | None) -> None:
         """Evaluates, records, and keeps the weights if they are the best so far."""

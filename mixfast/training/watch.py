@@ -13,7 +13,7 @@ from mixfast.training.board import BEAT_SECONDS, Board
 
 # Counted in looks, not on the clock, so that nobody is missed where all processes were suspended for a while.
 LOOKS_UNTIL_LOST = 25
-LOOKS_UNTIL_EXIT = 15
+LOOKS_UNTIL_EXIT = 10
 
 
 class Watch:

@@ -13,8 +13,12 @@ def torchrun(count: int, *command: object) -> subprocess.Popen[str]:
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def finished(process: subprocess.Popen[str], seconds: float = 240) -> str:
+def finished(process: subprocess.Popen[str], seconds: float = 600) -> str:
     """The output of a command that must succeed."""
-    output, _ = process.communicate(timeout=seconds)
+    try:
+        output, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.terminate()  # torchrun ends its processes
+        raise
     assert process.returncode == 0, output
     return output
