@@ -175,7 +175,8 @@ class Trainer:
         self.meter = self._meter_for_epoch()
         first = self.position.epoch * self.steps_per_epoch
         last = min(first + self.steps_per_epoch, self.total_steps)
-        if self.team.count > 1 and not self._is_settled:
+        # A checkpoint may lie behind an epoch's last step, its evaluation still to come.
+        if self.team.count > 1 and not self._is_settled and self.position.step < last:
             self._settle(self.feed.batch(plan, self.position.step - first, moment))
         clock = _Clock(self.position.train_seconds)
         saved = time.monotonic()
