@@ -50,13 +50,12 @@ def test_quickstart_shows_its_usual_output_once(tmp_path) -> None:
         (("--no-such-option",), "unknown arguments: --no-such-option"),
         (("data.name=folder:nowhere",), "nowhere"),
     ],
-    ids=lambda value: None,
 )
 @pytest.mark.long
 def test_mistakes_are_said_once(arguments, message, tmp_path) -> None:
     output = failed(torchrun(4, *TRAIN, "--out", tmp_path / "run", *SMALL, *arguments))
     assert output.count("error: ") == 1 and message in output, output
-    assert "Traceback" not in output.split("ChildFailedError")[0].split("torch.distributed.elastic")[0].split("E1")[0]
+    assert output.count("Traceback") == 1  # torchrun's own, of the process that failed
     assert not (tmp_path / "run").exists()
 
 
@@ -66,7 +65,8 @@ def test_where_a_run_is_no_other_begins(tmp_path) -> None:
     assert output.count("error: ") == 1 and "already holds a run" in output, output
 
 
-@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_process_ends_the_others_with_a_message_and_the_run_goes_on(rank, tmp_path) -> None:
     path = tmp_path / "run"
     process = torchrun(2, *TRAIN, "--out", path, *ENDLESS)
