@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 from rich.console import Console
 
 from mixfast.commands import COMMANDS
-from mixfast.errors import MixfastError
+from mixfast.errors import EXPECTED, print_error
 
-# What a person can mend: shown as one line. Anything else is a defect of ours and keeps its traceback.
-EXPECTED = (MixfastError, ValueError, OSError)
+# torchrun ends all processes as soon as one has ended: the others leave the first one time to say what is wrong.
+SECONDS_FOR_FIRST = 5.0
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -38,19 +41,36 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"{args.command}: unknown arguments: {' '.join(unknown)}")
     if left:
         args.overrides = [*args.overrides, *left]
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if args.command != "train" and processes != "1":
+        parser.error(f"{args.command} runs in one process, but torchrun started {processes}: only train takes several")
     return args
+
+
+@contextmanager
+def said_once() -> Iterator[None]:
+    """What the parser prints comes from the first of several processes only."""
+    if os.environ.get("RANK", "0") == "0":
+        yield
+        return
+    try:
+        with redirect_stdout(None), redirect_stderr(None):
+            yield
+    except SystemExit:
+        time.sleep(SECONDS_FOR_FIRST)
+        raise
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit status: 0, 2 for a mistake, 128 + n when signal n stopped it."""
-    args = parse(arguments)
+    with said_once():
+        args = parse(arguments)
     try:
         return args.run(args, Console())
     except EXPECTED as error:
         if args.debug:
             raise
-        message = str(error) or type(error).__name__
-        Console(stderr=True).print(f"mixfast: error: {message}", style="red", markup=False, highlight=False)
+        print_error(str(error) or type(error).__name__)
         return 2
 
 

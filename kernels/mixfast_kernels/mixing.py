@@ -137,6 +137,16 @@ class Mixing:
             return self._resized_bitmap(size, mode)
         return replace(self, grid=size)
 
+    def rows(self, index: Tensor) -> Mixing:
+        """The mix of some samples, in the order of ``index``, int64 ``[B']`` into the batch."""
+        return replace(
+            self,
+            inside=self.inside[index],
+            outside=self.outside[index],
+            box=None if self.box is None else self.box[index],
+            bitmap=None if self.bitmap is None else self.bitmap[index],
+        )
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Mixing:
         """The same mix on another device."""
 

@@ -10,9 +10,11 @@ from pathlib import Path
 from rich.console import Console
 
 from mixfast.recipes import load_recipe
+from mixfast.training.distributed import taking_part
 from mixfast.training.run_directory import RunDirectory
 from mixfast.training.session import Session, open_run
 from mixfast.training.stopping import StopRequest
+from mixfast.training.team import Team
 
 HELP = "train a recipe, or go on with an interrupted run"
 
@@ -32,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    with StopRequest() as stop:
+    with StopRequest() as stop, taking_part(args.debug) as team:
+        console = team.console(console)
         if args.resume is not None:
             given = [args.recipe, *args.overrides, args.data, args.out, args.select, args.skip_corrupt or None]
             extra = [str(value) for value in given if value]
@@ -40,20 +43,28 @@ def run(args: argparse.Namespace, console: Console) -> int:
                 raise ValueError(
                     f"--resume goes on with the run's own configuration and takes nothing else, got {extra}"
                 )
-            config, directory = open_run(args.resume)
-            finished = Session(config, directory, console).resume(stop)
+            config, directory = team.on_first(lambda: open_run(args.resume))
+            team.advice = _advice(team, directory)
+            finished = Session(config, directory, console, team).resume(stop)
         else:
             if args.recipe is None:
                 raise ValueError("name a recipe (`mixfast recipes` lists them), or give --resume RUN")
             data = None if args.data is None else Path(args.data).expanduser().resolve()
             config = load_recipe(args.recipe, _overrides(args), data_dir=data)
-            directory = RunDirectory(args.out or _default_directory(args.recipe))
-            finished = Session(config, directory, console).start(stop)
-    if finished:
-        console.print(f"run directory: {directory.path}", highlight=False)
-        return 0
-    console.print(f"stopped; go on with:  mixfast train --resume {directory.path}", highlight=False)
-    return 128 + (stop.signal_number or 0)
+            directory = RunDirectory(args.out or team.on_first(lambda: _default_directory(args.recipe)))
+            team.advice = _advice(team, directory)
+            finished = Session(config, directory, console, team).start(stop)
+        if finished:
+            console.print(f"run directory: {directory.path}", highlight=False)
+            return 0
+        console.print(f"stopped; {_advice(team, directory)}", highlight=False)
+        return 128 + team.any_signal(stop.signal_number or 0)
+
+
+def _advice(team: Team, directory: RunDirectory) -> str:
+    """How to go on with a run that ended early."""
+    torchrun = "" if team.count == 1 else f"torchrun --nproc-per-node {team.ranks.local_count} -m "
+    return f"go on with:  {torchrun}mixfast train --resume {directory.path}"
 
 
 def _overrides(args: argparse.Namespace) -> list[str]:

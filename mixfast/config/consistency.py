@@ -55,7 +55,21 @@ def _batches(config: Config) -> Iterator[str]:
             f"training.batch_size is {batch_size} and data.repetition is {data.repetition}: a batch holds each image "
             f"data.repetition times, so it must divide the batch size; the nearest batch size is {nearest}"
         )
+    distinct = batch_size // data.repetition
+    if distinct % data.groups:
+        yield (
+            f"data.groups is {data.groups} and a batch holds {distinct} distinct images (training.batch_size / "
+            "data.repetition): groups are equally large; set data.groups to a divisor of that"
+        )
+    if batch_size % config.training.accumulation:
+        yield (
+            f"training.accumulation is {config.training.accumulation} and training.batch_size is {batch_size}: the parts of a "
+            "batch are equally large; set training.accumulation to a divisor of that"
+        )
+    yield from _partners_in_parts(config)
     if config.method.num_inputs == 1:
+        if config.msda.kind != "manifold-mixup":
+            yield from _unused(data, "data", {"groups"}, "with method.num_inputs=1, which pairs no images")
         if data.input_repetition > 0:
             yield (
                 f"data.input_repetition is {data.input_repetition} and method.num_inputs is 1: there is no second "
@@ -63,6 +77,16 @@ def _batches(config: Config) -> Iterator[str]:
             )
         if data.repetition == 1:
             yield from _unused(data, "data", {"views"}, "where an image stands in a batch only once")
+
+
+def _partners_in_parts(config: Config) -> Iterator[str]:
+    accumulation, groups = config.training.accumulation, config.data.groups
+    if config.msda.kind == "manifold-mixup" and groups % accumulation:
+        yield (
+            f"msda.kind is manifold-mixup, training.accumulation is {accumulation} and data.groups is {groups}: the features "
+            "of a sample and its partner are mixed in one pass, so a part must hold whole groups; set data.groups to a "
+            "multiple of training.accumulation"
+        )
 
 
 def _method(config: Config) -> Iterator[str]:

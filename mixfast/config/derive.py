@@ -56,7 +56,7 @@ def plain_baseline(config: Config, total_steps: int) -> Config:
     steps_per_epoch = max(1, total_steps // schedule.epochs // b)
     changes = {
         "about": AboutSection(title=f"Plain network beside: {config.about.title}").model_dump(mode="json"),
-        "data": {"repetition": 1, "views": "independent", "input_repetition": 0.0},
+        "data": {"repetition": 1, "views": "independent", "input_repetition": 0.0, "groups": 1},
         "method": MethodSection().model_dump(mode="json"),
         "schedule": {
             "epochs": max(schedule.epochs * b, -(-total_steps // steps_per_epoch)),

@@ -63,6 +63,14 @@ class DataSection(Section):
     input_repetition: float = Field(
         0.0, ge=0, le=1, description="Share of a batch whose M inputs are the same image (thesis A.6.1; METHODS 7)."
     )
+    groups: int = Field(
+        1,
+        ge=1,
+        le=4096,
+        description="Groups that the images of a batch are put into; a sample's M inputs come from one group. 1 pairs "
+        "across the whole batch, as the thesis does. A multiple of the number of processes keeps every occurrence of an "
+        "image in one process, in all slots (it is so for slot 0 in any case).",
+    )
     pad: int = Field(0, ge=0, le=256, description="Pixels of black border on each side before a random crop; 0: none.")
     flip: bool = Field(False, description="Mirror images left to right with probability 0.5.")
     augmix: bool = Field(False, description="AugMix with severity 3, width 3, depth 4 (thesis A.1.3.1).")
@@ -242,10 +250,24 @@ class ScheduleSection(Section):
 class TrainingSection(Section):
     """The training loop and how it runs on the machine."""
 
-    batch_size: int = Field(ge=1, le=1_000_000, description="Samples of M inputs a step.")
+    batch_size: int = Field(
+        ge=1, le=1_000_000, description="Samples of M inputs a step: the global batch, of all processes."
+    )
     device: str = Field("auto", description="auto (CUDA where there is one, else CPU), cpu, cuda, cuda:N, mps or xpu.")
     amp: Literal["off", "bfloat16", "float16"] = Field("off", description="Automatic mixed precision.")
     compile: Literal["auto", "on", "off"] = Field("auto", description="torch.compile; auto: where it is known to pay.")
+    accumulation: int = Field(
+        1,
+        ge=1,
+        le=4096,
+        description="Parts that a process takes its share of a batch in, one after the other, adding up their gradients: "
+        "less memory, the same step (batch norm sees one part at a time).",
+    )
+    batch_norm: Literal["synchronised", "local"] = Field(
+        "synchronised",
+        description="Over what batch norm normalises where there are several processes: the samples of all, which gives the "
+        "step of one process; or each process's own, without waiting for the others.",
+    )
     channels_last: bool = Field(True, description="Keep features in channels-last memory.")
     ema_decay: float | None = Field(
         None, gt=0, lt=1, description="Evaluate an exponential moving average of the weights, with this decay a step."

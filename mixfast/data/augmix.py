@@ -40,6 +40,7 @@ from mixfast.data.grouped import (
     posterize_solarize,
     to_device,
 )
+from mixfast.data.kept import Kept
 
 # AugMix's operations without those that overlap with CIFAR-100-C's corruptions (thesis A.1.3.1). The position is the
 # operation's code in `AugMixDraws.operations`.
@@ -90,6 +91,11 @@ class AugMixDraws:
     weights: Tensor
     strength: Tensor
 
+    def of(self, kept: Kept) -> AugMixDraws:
+        """The draws of some of the images."""
+        tensors = (self.levels, self.signs, self.weights, self.strength)
+        return AugMixDraws(self.operations[..., kept.host], *(tensor[..., kept.device] for tensor in tensors))
+
 
 def augmix(
     images: Tensor,
@@ -101,6 +107,7 @@ def augmix(
     generator: torch.Generator,
     mean: Sequence[float],
     std: Sequence[float],
+    kept: Kept | None = None,
 ) -> Tensor:
     """AugMix and normalisation of a batch; defaults are the thesis's (A.1.3.1).
 
@@ -110,6 +117,7 @@ def augmix(
     host_rng: draws the operations
     generator: on the images' device, draws levels, signs, weights and m
     mean, std: c numbers each, in units of 0..1
+    kept: which images of a larger batch these are; they get what they would get there
     Returns float32 [B, c, H, W] in channels-last memory, normalised. The host never waits for the device.
 
     Raises TypeError for an argument of the wrong type or dtype, ValueError for a wrong shape, range or device.
@@ -119,9 +127,9 @@ def augmix(
     check_host_rng(host_rng)
     check_generator(generator, images.device)
     _check_normalisation(mean, std, images.shape[1])
-    draws = draw_augmix(
-        images.shape[0], severity=severity, width=width, depth=depth, host_rng=host_rng, generator=generator
-    )
+    drawn = images.shape[0] if kept is None else kept.total
+    draws = draw_augmix(drawn, severity=severity, width=width, depth=depth, host_rng=host_rng, generator=generator)
+    draws = draws if kept is None else draws.of(kept)
     return apply_augmix(images, draws, mean=mean, std=std)
 
 

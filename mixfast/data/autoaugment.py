@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mixfast.data.grouped import Kernel, Place, check_host_rng, check_pixels, plan_steps
+from mixfast.data.kept import Kept
 from mixfast.data.policies import POLICIES, SIGNED
 from mixfast.data.policy_operations import KERNELS, Operation, OperationKernel, tables_of
 
@@ -57,11 +58,12 @@ class AutoAugment:
         self._kind_of_code = np.array([self._kernels.index(KERNELS[operation.name]) for operation in self.operations])
         self._tables = tables_of(self.operations, self.size, self.device)
 
-    def __call__(self, images: Tensor, *, host_rng: np.random.Generator) -> Tensor:
+    def __call__(self, images: Tensor, *, host_rng: np.random.Generator, kept: Kept | None = None) -> Tensor:
         """Draws and applies a sub-policy for every image.
 
         images: uint8 [B, c, H, W] of the size and on the device given before, 1 or 3 channels, any strides
         host_rng: draws all that is random
+        kept: which images of a larger batch these are; they get what they would get there
         Returns uint8 [B, c, H, W]. The host never waits for the device.
 
         Raises TypeError for an argument of the wrong type or dtype, ValueError for a wrong shape or device.
@@ -73,7 +75,9 @@ class AutoAugment:
         if images.device.type != self.device.type:
             raise ValueError(f"images must be on {self.device}, where the tables are, got {images.device}")
         check_host_rng(host_rng)
-        return self.apply(images, self.draw(len(images), host_rng))
+        if kept is None:
+            return self.apply(images, self.draw(len(images), host_rng))
+        return self.apply(images, self.draw(kept.total, host_rng)[:, kept.host])
 
     def draw(self, batch: int, host_rng: np.random.Generator) -> np.ndarray:
         """Codes int64 [2, B] of the first and second operation of each image; 0 where one is left out."""

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from mixfast.data.grouped import check_generator, check_host_rng, to_device
+from mixfast.data.kept import Kept
 
 MIN_AREA, MAX_AREA = 0.02, 1 / 3
 MIN_ASPECT = 0.3
@@ -28,7 +29,12 @@ TRIES = 10
 
 
 def random_erasing(
-    images: Tensor, probability: float, *, host_rng: np.random.Generator, generator: torch.Generator
+    images: Tensor,
+    probability: float,
+    *,
+    host_rng: np.random.Generator,
+    generator: torch.Generator,
+    kept: Kept | None = None,
 ) -> Tensor:
     """Erases a rectangle of each image with the given probability.
 
@@ -36,6 +42,7 @@ def random_erasing(
     probability: that an image is erased, 0 to 1
     host_rng: draws who is erased
     generator: on the images' device, draws rectangles and noise
+    kept: which images of a larger batch these are; they get what they would get there
     Returns a tensor like images, in channels-last memory. The host never waits for the device.
 
     Raises TypeError for an argument of the wrong type or dtype, ValueError for a wrong shape, range or device.
@@ -49,13 +56,18 @@ def random_erasing(
         raise ValueError(f"probability must lie in 0..1, got {probability!r}")
     check_host_rng(host_rng)
     check_generator(generator, images.device)
-    erased = np.flatnonzero(host_rng.random(len(images)) < probability)
-    index_E = to_device(erased, images.device)
-    box_E4 = draw_rectangles(len(erased), images.shape[2:], generator=generator)
+    is_erased = host_rng.random(len(images) if kept is None else kept.total) < probability
+    drawn = int(is_erased.sum())
+    own_is_erased = is_erased if kept is None else is_erased[kept.host]
+    index_E = to_device(np.flatnonzero(own_is_erased), images.device)
+    box_E4 = draw_rectangles(drawn, images.shape[2:], generator=generator)
     # Rows of pixels with their channels side by side, as channels-last images have them in memory.
     rows_BHX = images.permute(0, 2, 3, 1).flatten(2)
     kept_EHX = rows_BHX.index_select(0, index_E)
-    noise_EHX = torch.randn(kept_EHX.shape, generator=generator, device=images.device).to(images.dtype)
+    noise_EHX = torch.randn((drawn, *kept_EHX.shape[1:]), generator=generator, device=images.device).to(images.dtype)
+    if kept is not None:  # of the rectangles and the noise of the larger batch, those of these images
+        own_E = to_device((is_erased.cumsum() - 1)[kept.host[own_is_erased]], images.device)
+        box_E4, noise_EHX = box_E4[own_E], noise_EHX[own_E]
     mixed_EHX = torch.where(_inside(box_E4, images.shape[1:]), noise_EHX, kept_EHX)
     return rows_BHX.index_copy(0, index_E, mixed_EHX).unflatten(2, (-1, images.shape[1])).permute(0, 3, 1, 2)
 

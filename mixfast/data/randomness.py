@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 # An epoch's plan draws from the stream of its number; all else draws from streams that no epoch reaches. Those of a step
-# are these numbers plus the step's: what is drawn on the device, and on the host for AugMix and Manifold MixUp, and for
-# what came after them (apart, because Manifold MixUp may meet them in one step).
+# are these numbers plus the step's: what is drawn on the device for the batch, and in the network; and on the host for
+# AugMix and Manifold MixUp, and for what came after them (apart, because Manifold MixUp may meet them in one step).
 STEP_STREAM = 2**62
+NETWORK_STREAM = 2**62 + 2**61
 HOST_STREAM = 2**63
 IMAGE_STREAM = 2**63 + 2**62
 HOLDOUT_STREAM = 2**64 - 1

@@ -23,6 +23,11 @@ class HiddenMix:
     partner: Tensor  # int64 [B]
     share: Tensor  # float32 [B]
 
+    def rows(self, index: Tensor) -> HiddenMix:
+        """The mix of some samples, int64 ``[B']``, whose partners are among them too."""
+        place = torch.empty_like(self.partner).scatter_(0, index, torch.arange(len(index), device=index.device))
+        return HiddenMix(self.depth, place[self.partner[index]], self.share[index])
+
     def apply(self, hidden: Tensor) -> Tensor:
         share = self.share.to(hidden.dtype)[:, None, None, None]
         return share * hidden + (1 - share) * hidden[self.partner]

@@ -19,6 +19,9 @@ class DropPath(nn.Module):
 
     Kept branches are scaled by 1 / (1 - rate). Draws from torch's default generator of the device; in evaluation, or with
     rate 0, returns its input. Raises ValueError unless 0 <= rate < 1.
+
+    rows, batch_size: where samples are a part of a larger batch, their places in it, int64 [B]: as much is drawn as for
+        all of it, and they get what they would get there. See `set_rows`.
     """
 
     def __init__(self, rate: float) -> None:
@@ -26,15 +29,26 @@ class DropPath(nn.Module):
             raise ValueError(f"drop_path: expected a rate of at least 0 and below 1, got {rate}")
         super().__init__()
         self.rate = rate
+        self.rows: Tensor | None = None
+        self.batch_size = 0
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, ...] to [B, ...]."""
         if self.rate == 0 or not self.training:
             return x
         keep = 1 - self.rate
-        kept = x.new_empty(x.shape[0], *(1,) * (x.ndim - 1)).bernoulli_(keep)
+        drawn = x.shape[0] if self.rows is None else self.batch_size
+        kept = x.new_empty(drawn, *(1,) * (x.ndim - 1)).bernoulli_(keep)
+        kept = kept if self.rows is None else kept[self.rows]
         # Divided afterwards: 1 / keep itself, rounded to bfloat16, would be wrong by the same 0.2% every time.
         return x * kept / keep
+
+
+def set_rows(module: nn.Module, rows: Tensor | None, batch_size: int) -> None:
+    """Tells all stochastic depth in a module which samples of a batch the next ones are; None: the whole batch."""
+    for part in module.modules():
+        if isinstance(part, DropPath):
+            part.rows, part.batch_size = rows, batch_size
 
 
 class LayerScale(nn.Module):

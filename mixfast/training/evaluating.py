@@ -10,11 +10,16 @@ from torch import Tensor
 
 from mixfast.data.image_set import ImageSet
 from mixfast.methods import Network
+from mixfast.training.team import ALONE, Team
 
 
 @torch.no_grad()
 def predict_logits(
-    network: Network, data: ImageSet, batch_size: int, precision: AbstractContextManager | None = None
+    network: Network,
+    data: ImageSet,
+    batch_size: int,
+    precision: AbstractContextManager | None = None,
+    team: Team = ALONE,
 ) -> Tensor:
     """Every subnetwork's logits for every image, float32 ``[N, M, K]`` on the device.
 
@@ -23,11 +28,16 @@ def predict_logits(
         data: on the network's device; not augmented, only normalised.
         batch_size: images at a time.
         precision: an autocast context to predict in.
+        team: processes that share the batches; each gets all logits, the very ones that one process alone would.
     """
     training = network.training
     network.eval()
     logits = []
-    for index in torch.arange(len(data), device=data.images.device).split(batch_size):
+    batches = torch.arange(len(data), device=data.images.device).split(batch_size)
+    rounds = -(-len(batches) // team.count)
+    for turn in range(rounds):
+        # Who has no batch left in the last round repeats the last batch.
+        index = batches[min(turn * team.count + team.ranks.rank, len(batches) - 1)]
         images = augment(data.images, index=index, mean=data.mean, std=data.std)
         if precision is None:
             logits.append(network.predict(images).float())
@@ -35,4 +45,14 @@ def predict_logits(
             with precision:
                 logits.append(network.predict(images).float())
     network.train(training)
-    return torch.cat(logits)
+    return _everybodys(logits, batch_size, team)[: len(data)]
+
+
+def _everybodys(logits: list[Tensor], batch_size: int, team: Team) -> Tensor:
+    """Puts the batches of all processes, dealt out one by one, in order again: ``[at least N, M, K]``."""
+    if team.count == 1:
+        return torch.cat(logits)
+    padded = logits[0].new_zeros(len(logits), batch_size, *logits[0].shape[1:])
+    for place, batch in zip(padded, logits, strict=True):
+        place[: len(batch)] = batch
+    return team.gather(padded).transpose(0, 1).flatten(0, 2)

@@ -15,10 +15,12 @@ from torch import Tensor
 
 from mixfast.config import Config
 from mixfast.data.image_set import ImageSet
+from mixfast.data.kept import Kept
 from mixfast.data.randomness import HOST_STREAM, STEP_STREAM, host_generator, random_keys
 from mixfast.data.sampler import BatchPlan, EpochPlan, plan_epoch
 from mixfast.methods import HiddenMix, Method, Moment
 from mixfast.mixing import draw_pixel_mixing, draw_ratios, keep_main_predominant, visible_share
+from mixfast.training.ranks import ONE_PROCESS, Ranks
 from mixfast.training.views import ViewMaker
 
 
@@ -34,6 +36,7 @@ class Batch:
     other: Tensor | None = None  # int64 [B, M], second labels (CutMix, MixUp)
     share: Tensor | None = None  # float32 [B, M], mass of the first label
     hidden_mix: HiddenMix | None = None
+    rows: Tensor | None = None  # int64 [B], the places of these samples in the whole batch; None: they are all of it
 
 
 @dataclass(frozen=True)
@@ -54,12 +57,19 @@ class Feed:
         config: the sections ``data``, ``msda`` and ``training.batch_size``, and the seed.
         grid: the stem's output grid for these images.
         dtype: of the augmented images.
+        ranks: the processes that share each batch: ``batch`` gives this one's samples of it.
     """
 
     def __init__(
-        self, data: ImageSet, method: Method, config: Config, grid: tuple[int, int], dtype: torch.dtype = torch.float32
+        self,
+        data: ImageSet,
+        method: Method,
+        config: Config,
+        grid: tuple[int, int],
+        dtype: torch.dtype = torch.float32,
+        ranks: Ranks = ONE_PROCESS,
     ) -> None:
-        self.data, self.method, self.config, self.grid = data, method, config, grid
+        self.data, self.method, self.config, self.grid, self.ranks = data, method, config, grid, ranks
         self.device = data.images.device
         self.generator = torch.Generator(self.device)
         self.batch_size = config.training.batch_size
@@ -78,6 +88,7 @@ class Feed:
             num_inputs=self.method.num_inputs,
             repetition=settings.repetition,
             input_repetition=settings.input_repetition,
+            groups=settings.groups,
             seed=self.config.seed,
             epoch=epoch,
         )
@@ -89,7 +100,10 @@ class Feed:
         self.generator.manual_seed(int(random_keys((1,), seed=self.config.seed, stream=STEP_STREAM + global_step)))
         mixing = self.method.draw(self.batch_size, self.grid, moment, generator=self.generator, device=self.device)
         slots = plan.batch(step, self.config.data.views)
-        views = self._views(slots, mixing, global_step)
+        part = None
+        if self.ranks.count > 1:
+            part = plan.part(step, self.config.data.views, self.ranks.rank, self.ranks.count)
+        views = self._views(slots, mixing, global_step, None if part is None else part.views)
         target = self.data.labels[slots.images][slots.slots]
         weight = self.method.loss_weights(mixing)
         other = None if views.other is None else views.other[slots.slots]
@@ -101,15 +115,21 @@ class Feed:
             target, weight = target.gather(1, order), weight.gather(1, order)
             other = None if other is None else other.gather(1, order)
             share = None if share is None else share.gather(1, order)
-        return Batch(views.images, slots.slots, mixing, target, weight, other, share, hidden_mix)
+        if part is None:
+            return Batch(views.images, slots.slots, mixing, target, weight, other, share, hidden_mix)
+        rows = part.rows.device
+        target, weight = target[rows], weight[rows]
+        other, share = (None if value is None else value[rows] for value in (other, share))
+        hidden_mix = None if hidden_mix is None else hidden_mix.rows(rows)
+        return Batch(views.images, part.slots, mixing.rows(rows), target, weight, other, share, hidden_mix, rows)
 
-    def _views(self, slots: BatchPlan, mixing: Mixing, global_step: int) -> Views:
+    def _views(self, slots: BatchPlan, mixing: Mixing, global_step: int, kept: Kept | None) -> Views:
         count = len(slots.images)
         if self.config.msda.kind in ("none", "manifold-mixup"):
-            return Views(self.make_views(slots.images[:, None], None, global_step))
+            return Views(self.make_views(slots.images[:, None], None, global_step, kept))
         partner = torch.randint(len(self.data), (count,), generator=self.generator, device=self.device)
         pixel_mixing, share = self._pixel_mixing(slots, mixing)
-        images = self.make_views(torch.stack((slots.images, partner), 1), pixel_mixing, global_step)
+        images = self.make_views(torch.stack((slots.images, partner), 1), pixel_mixing, global_step, kept)
         return Views(images, self.data.labels[partner], share)
 
     def _pixel_mixing(self, slots: BatchPlan, mixing: Mixing) -> tuple[Mixing, Tensor]:
@@ -133,16 +153,13 @@ class Feed:
             return drawn, share.view(slots.slots.shape)
         # A shared view stands in several slots, each with a mask of its own: the label follows each slot's mask, but
         # the pixels cannot be swapped for one slot alone.
-        flat = slots.slots.flatten()
-        spread = Mixing(
-            drawn.inside[flat], drawn.outside[flat], drawn.grid, None if drawn.box is None else drawn.box[flat]
-        )
+        spread = drawn.rows(slots.slots.flatten())
         return drawn, visible_share(spread, slot_weights).view(slots.slots.shape)
 
     def _manifold_mixup(
         self, target: Tensor, global_step: int
     ) -> tuple[HiddenMix | None, Tensor | None, Tensor | None]:
-        """Manifold MixUp (Verma 2019): one depth a batch, partners inside the batch; ``(None, None, None)`` for plain batches.
+        """Manifold MixUp (Verma 2019): one depth a batch, partners inside the group; ``(None, None, None)`` for plain batches.
 
         Depth 0 mixes what enters the first stage. Where the stem is followed by nothing else (WRN, PreActResNet) that is
         the paper's input layer, since the stem is linear; in ResNet-18 it lies behind the max pool. The depth is drawn
@@ -153,8 +170,10 @@ class Feed:
         if host_rng.random() >= settings.probability:
             return None, None, None
         depth = int(host_rng.integers(MANIFOLD_DEPTHS))
-        keys = torch.rand(self.batch_size, generator=self.generator, device=self.device)
-        partner = keys.argsort()
+        groups = self.config.data.groups
+        keys = torch.rand(self.batch_size, generator=self.generator, device=self.device).view(groups, -1)
+        first_of_group = torch.arange(0, self.batch_size, keys.shape[1], device=self.device)
+        partner = (first_of_group[:, None] + keys.argsort()).flatten()
         ratios = draw_ratios(1, 2, settings.alpha, generator=self.generator, device=self.device)
         share = ratios[:, 0].expand(self.batch_size)
         return HiddenMix(depth, partner, share), target[partner], share[:, None]

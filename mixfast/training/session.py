@@ -6,6 +6,7 @@ plain network that the recipe asks to be compared with.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,11 @@ from mixfast.methods import METHODS, Method, Network, create_model
 from mixfast.models import is_transformer
 from mixfast.training.checkpoint import load_weights
 from mixfast.training.evaluating import predict_logits
+from mixfast.training.ranks import ONE_PROCESS, Ranks
 from mixfast.training.run_directory import RunDirectory, RunError
 from mixfast.training.stopping import StopRequest
 from mixfast.training.summary import summary_of, summary_table
+from mixfast.training.team import ALONE, Team
 from mixfast.training.trainer import Trainer, total_steps
 
 BASELINE = "single"
@@ -38,12 +41,14 @@ class Splits:
     test: ImageSet
 
 
-def resolve_device(name: str) -> torch.device:
-    """``auto`` is the first CUDA device where there is one, else the CPU.
+def resolve_device(name: str, ranks: Ranks = ONE_PROCESS) -> torch.device:
+    """``auto`` is the first CUDA device where there is one, else the CPU; of several processes each has a device of its own.
 
     Raises:
-        ValueError: a device that is not there.
+        ValueError: a device that is not there, or too few for the processes on this machine.
     """
+    if ranks.count > 1:
+        return _device_of(name, ranks)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -53,6 +58,49 @@ def resolve_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"training.device={name}: torch sees {torch.cuda.device_count()} CUDA devices here")
     return device
+
+
+def _device_of(name: str, ranks: Ranks) -> torch.device:
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(
+            f"training.device is {name} and torchrun started {ranks.count} processes, each with a device of its own: set "
+            "training.device=auto, cuda or cpu"
+        )
+    devices = torch.cuda.device_count()
+    if name == "cpu" or name == "auto" and devices == 0:
+        return torch.device("cpu")
+    if ranks.local_count > devices:
+        raise ValueError(
+            f"torchrun started {ranks.local_count} processes on this machine, but torch sees {devices} CUDA devices here: set "
+            f"--nproc-per-node={devices}, or training.device=cpu"
+            if devices
+            else f"training.device={name}: torch sees 0 CUDA devices here"
+        )
+    torch.cuda.set_device(ranks.local_rank)
+    return torch.device("cuda", ranks.local_rank)
+
+
+def check_shares(config: Config, count: int) -> None:
+    """Refuses a batch that several processes cannot share equally.
+
+    Raises:
+        ValueError: names the setting and the nearest batch size that works.
+    """
+    batch_size, repetition = config.training.batch_size, config.data.repetition
+    accumulation = config.training.accumulation
+    unit = math.lcm(count * accumulation, count * repetition)
+    if batch_size % unit:
+        below = batch_size // unit * unit
+        raise ValueError(
+            f"training.batch_size is {batch_size}, of all {count} processes together: each takes an equal share in "
+            f"training.accumulation={accumulation} equal parts, and all {repetition} repetitions (data.repetition) of its images; "
+            f"the nearest batch size is {f'{below} or {below + unit}' if below else unit}"
+        )
+    if config.msda.kind == "manifold-mixup" and config.data.groups % (count * accumulation):
+        raise ValueError(
+            f"msda.kind is manifold-mixup and data.groups is {config.data.groups}: the features of a sample and its partner "
+            f"are mixed in one process; set data.groups={count * accumulation}"
+        )
 
 
 def load_data(config: Config, device: torch.device) -> Splits:
@@ -121,14 +169,16 @@ def member_runs(config: Config, run: RunDirectory) -> list[tuple[Config, RunDire
 class Session:
     """Everything that ``mixfast train`` does after the configuration is read."""
 
-    def __init__(self, config: Config, run: RunDirectory, console: Console) -> None:
-        self.config, self.run, self.console = config, run, console
-        self.device = resolve_device(config.training.device)
+    def __init__(self, config: Config, run: RunDirectory, console: Console, team: Team = ALONE) -> None:
+        self.config, self.run, self.console, self.team = config, run, console, team
+        check_shares(config, team.count)
+        self.device = resolve_device(config.training.device, team.ranks)
         is_transformer(config.model.name)  # a misspelt backbone is refused before data are read
         if config.training.deterministic:
             torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = not config.training.deterministic
-        self.splits = load_data(config, self.device)
+        with team.first_on_machine():
+            self.splits = load_data(config, self.device)
         self._announce()
 
     def start(self, stop: StopRequest) -> bool:
@@ -136,7 +186,7 @@ class Session:
         # What cannot work is found out before anything is written.
         for config in (self.config, *(other_method(self.config, name) for name in self.config.beside)):
             build_network(config, self.splits.train)
-        self.run.create(self.config)
+        self.team.on_first(lambda: self.run.create(self.config))
         return self.resume(stop)
 
     def resume(self, stop: StopRequest) -> bool:
@@ -150,15 +200,15 @@ class Session:
             if not self._train(config, run, stop):
                 return False
         logits = [self._test_logits(config, run) for config, run in members]
-        summaries = [run.read_summary() for _, run in members]
-        if len(members) > 1:
+        summaries = [self._summary(run) for _, run in members]
+        if len(members) > 1 and self.team.is_first:
             self.run.write_summary(self._ensemble_summary(logits, summaries))
         compared = {}
         for name, config, run in self._runs_beside():
             if not self._train(config, run, stop):
                 return False
-            compared[name] = run.read_summary()
-        self.console.print(summary_table(self.config, self.run.read_summary(), compared, self.splits.test.split))
+            compared[name] = self._summary(run)
+        self.console.print(summary_table(self.config, self._summary(self.run), compared, self.splits.test.split))
         return True
 
     def _runs_beside(self) -> list[tuple[str, Config, RunDirectory]]:
@@ -176,19 +226,22 @@ class Session:
 
     def _train(self, config: Config, run: RunDirectory, stop: StopRequest) -> bool:
         """Trains one network to its end and writes its summary; does nothing where that is done already."""
-        if run.read_summary() is not None:
+        if self._summary(run) is not None:
             return True
-        if not run.config_file.exists():
-            run.create(config)
+        self.team.on_first(lambda: None if run.config_file.exists() else run.create(config))
         torch.manual_seed(config.seed)
         network, method = build_network(config, self.splits.train)
-        trainer = Trainer(config, network, method, self.splits.train, self.splits.held_out, run, self.console)
-        if run.last.exists():
+        trainer = Trainer(
+            config, network, method, self.splits.train, self.splits.held_out, run, self.console, self.team
+        )
+        if self.team.on_first(run.last.exists):
             trainer.resume()
             self.console.print(f"resuming {run.path} at step {trainer.position.step}", highlight=False)
         if not trainer.train(stop):
             return False
         logits = self._test_logits(config, run)
+        if not self.team.is_first:
+            return True
         metrics = evaluate_logits(logits, self.splits.test.labels, config.evaluation.average)
         run.write_summary(
             summary_of(
@@ -202,8 +255,14 @@ class Session:
         return True
 
     def _test_logits(self, config: Config, run: RunDirectory) -> Tensor:
-        network = load_network(config, run, self.splits.train).to(self.device)
-        return predict_logits(network, self.splits.test, config.evaluation.batch_size)
+        network, _ = build_network(config, self.splits.train)
+        self.team.on_first(lambda: load_weights(run.best, network))
+        network = network.with_layout(config.training.channels_last).to(self.device)
+        self.team.copy_first(network)
+        return predict_logits(network, self.splits.test, config.evaluation.batch_size, team=self.team)
+
+    def _summary(self, run: RunDirectory) -> dict[str, Any] | None:
+        return self.team.on_first(run.read_summary)
 
     def _ensemble_summary(self, logits: list[Tensor], summaries: list[dict[str, Any] | None]) -> dict[str, Any]:
         metrics = evaluate_logits(concatenate_members(logits), self.splits.test.labels, self.config.evaluation.average)

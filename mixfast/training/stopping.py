@@ -1,9 +1,15 @@
-"""Stopping politely: the first SIGINT or SIGTERM lets the step finish, the second one ends at once."""
+"""Stopping politely: the first SIGINT or SIGTERM lets the step finish, the second one ends at once.
+
+Under ``torchrun`` a second one is nobody's impatience: a scheduler and torchrun may both pass the same one on, and torchrun
+itself ends what does not stop within half a minute. There it changes nothing.
+"""
 
 from __future__ import annotations
 
 import signal
 from types import FrameType, TracebackType
+
+from mixfast.training.ranks import Ranks
 
 
 class StopRequest:
@@ -16,6 +22,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
+        self._ends_at_once = Ranks.from_environment().count == 1
         self._previous: dict[int, object] = {}
 
     def __bool__(self) -> bool:
@@ -35,7 +42,8 @@ class StopRequest:
 
     def _received(self, number: int, frame: FrameType | None) -> None:
         self.signal_number = number
-        self._restore()
+        if self._ends_at_once:
+            self._restore()
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

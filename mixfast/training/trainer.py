@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,19 +17,26 @@ from torch.utils.tensorboard import SummaryWriter
 
 from mixfast.config import Config, differences
 from mixfast.data.image_set import ImageSet
+from mixfast.data.randomness import NETWORK_STREAM, random_keys
 from mixfast.errors import MixfastError
 from mixfast.evaluation import evaluate_logits
 from mixfast.flops import training_flops
 from mixfast.methods import Method, Moment, Network
+from mixfast.models.transformer_blocks import set_rows
+from mixfast.training.accumulation import split_batch
 from mixfast.training.checkpoint import CheckpointError, fingerprint, load_checkpoint, save_checkpoint, save_weights
 from mixfast.training.compiling import should_compile
 from mixfast.training.curves import draw_curves
 from mixfast.training.evaluating import predict_logits
 from mixfast.training.feed import Batch, Feed
+from mixfast.training.meter import LossMeter
 from mixfast.training.optimisers import learning_rate_at, make_optimiser
 from mixfast.training.progress import TrainingProgress
 from mixfast.training.run_directory import RunDirectory
 from mixfast.training.stopping import StopRequest
+from mixfast.training.synchronised_norm import average_running_statistics, synchronise_batch_norms
+from mixfast.training.team import ALONE, Team
+from mixfast.training.voting import Votes
 
 AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -50,31 +57,7 @@ class Position:
     seconds: float = 0.0
 
 
-@dataclass
-class LossMeter:
-    """The mean loss since the epoch began, and the first step whose loss was not finite; stays on the device."""
-
-    device: torch.device
-    total: Tensor = field(init=False)
-    count: int = 0
-    first_bad: Tensor = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.total = torch.zeros((), dtype=torch.float64, device=self.device)
-        self.first_bad = torch.full((), -1, dtype=torch.int64, device=self.device)
-
-    def add(self, loss: Tensor, step: int) -> None:
-        self.total += loss
-        self.count += 1
-        fine = torch.isfinite(loss) | (self.first_bad >= 0)
-        self.first_bad = torch.where(fine, self.first_bad, step)
-
-    def mean(self) -> float:
-        """Waits for the device."""
-        return self.total.item() / max(self.count, 1)
-
-
-def batch_loss(network: Network, batch: Batch, smoothing: float) -> Tensor:
+def batch_loss(network: nn.Module, batch: Batch, smoothing: float) -> Tensor:
     """The training loss of one batch (thesis eq. A.1): what ``torch.compile`` compiles."""
     logits = network(batch.images, batch.mixing, batch.index, batch.hidden_mix).expand(*batch.target.shape, -1)
     return mixed_cross_entropy(
@@ -91,6 +74,7 @@ class Trainer:
         train_set, held_out: on the training device; ``held_out`` is evaluated while training.
         run: where everything is written.
         console: where lines and the bar go.
+        team: the processes that train the network together; each calls everything, and the first one writes.
     """
 
     def __init__(
@@ -102,11 +86,15 @@ class Trainer:
         held_out: ImageSet,
         run: RunDirectory,
         console: Console,
+        team: Team = ALONE,
     ) -> None:
         self.config, self.method, self.held_out, self.run, self.console = config, method, held_out, run, console
+        self.team = team
         self.device = train_set.images.device
         self.network = network.to(self.device).with_layout(config.training.channels_last)
-        self.feed = Feed(train_set, method, config, network.core.stem.grid(train_set.image_shape))
+        if team.count > 1 and config.training.batch_norm == "synchronised":
+            synchronise_batch_norms(self.network, team.count)
+        self.feed = Feed(train_set, method, config, network.core.stem.grid(train_set.image_shape), ranks=team.ranks)
         self.steps_per_epoch = self.feed.steps_per_epoch
         self.total_steps = total_steps(config, self.steps_per_epoch)
         self.optimiser = make_optimiser(config, self.network, self.device)
@@ -116,6 +104,9 @@ class Trainer:
         self.position = Position()
         self.data_fingerprint = fingerprint(train_set)
         self.loss = self._make_loss()
+        self.parallel = team.parallel(self.network)
+        self._is_settled = False
+        self.votes = Votes(team)
         self.meter = LossMeter(self.device)
         self._resumed_loss: dict[str, Any] | None = None
 
@@ -139,7 +130,8 @@ class Trainer:
         if self.position.step == 0:
             self._save()
         title = f"{self.config.model.name} {self.config.method.name}"
-        writer = SummaryWriter(str(self.run.path), purge_step=self.position.epoch + 1)
+        # The other processes write nothing, events neither.
+        writer = SummaryWriter(str(self.run.path), purge_step=self.position.epoch + 1) if self.team.is_first else None
         started, before = time.perf_counter(), self.position.seconds
         with TrainingProgress(self.console, title, self.total_steps, self.position.step) as progress:
             while self.position.step < self.total_steps:
@@ -151,10 +143,10 @@ class Trainer:
                 self._finish_epoch(progress, writer)
                 self.position.seconds = before + time.perf_counter() - started
                 self._save()
-        writer.close()
-        records = self.run.read_metrics()
-        if records:
-            self.run.save_figure(draw_curves(records, self.config.about.title))
+        self.votes.close()
+        if writer is not None:
+            writer.close()
+            self._draw_curves()
         return self.position.step >= self.total_steps
 
     def resume(self) -> None:
@@ -163,19 +155,16 @@ class Trainer:
         Raises:
             CheckpointError: it cannot be read, or the configuration or data are not those it was written with.
         """
-        state = load_checkpoint(self.run.last)
+        state = self.team.on_first(lambda: load_checkpoint(self.run.last))
         self._check_same_run(state)
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
-        torch.set_rng_state(state["rng"])
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
         self.position = Position(**state["position"])
         self._resumed_loss = state["epoch_loss"]
-        self.run.keep_metrics_through(self.position.epoch)
+        self.team.on_first(lambda: self.run.keep_metrics_through(self.position.epoch))
 
     def _train_epoch(self, progress: TrainingProgress, stop: StopRequest) -> bool:
         """The rest of the current epoch; False when asked to stop inside it."""
@@ -186,24 +175,28 @@ class Trainer:
         self.meter = self._meter_for_epoch()
         first = self.position.epoch * self.steps_per_epoch
         last = min(first + self.steps_per_epoch, self.total_steps)
+        # A checkpoint may lie behind an epoch's last step, its evaluation still to come.
+        if self.team.count > 1 and not self._is_settled and self.position.step < last:
+            self._settle(self.feed.batch(plan, self.position.step - first, moment))
         clock = _Clock(self.position.train_seconds)
         saved = time.monotonic()
         while self.position.step < last:
             batch = self.feed.batch(plan, self.position.step - first, moment)
-            self.meter.add(self._step(batch), self.position.step)
+            self.meter.add(self._step(batch), self.position.step, len(batch.target))
             self.position.step += 1
             progress.advance()
-            if stop or self.position.step % self.config.training.log_every == 0:
-                self._check_finite()
-                progress.show(clock.rate(self.meter.count) * self.feed.batch_size, self.meter.mean())
-            if time.monotonic() - saved > 60 * self.config.training.checkpoint_minutes:
+            is_due = self.team.is_first and time.monotonic() - saved > 60 * self.config.training.checkpoint_minutes
+            decided = self.votes.cast(stop=bool(stop), save=is_due)
+            if decided.stop or self.position.step % self.config.training.log_every == 0:
+                progress.show(clock.rate(self.meter.count) * self.feed.batch_size, self._mean_loss())
+            if decided.save:
                 self.position.train_seconds = clock.total()
                 self._save()
                 saved = time.monotonic()
-            if stop and self.position.step < last:
+            if decided.stop and self.position.step < last:
                 self.position.train_seconds = clock.total()
                 return False
-        self._check_finite()
+        self._mean_loss()
         self.position.train_seconds = clock.total()
         return True
 
@@ -211,26 +204,63 @@ class Trainer:
         rate = learning_rate_at(self.config, self.position.step, self.steps_per_epoch)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        with self.precision():
-            loss = self.loss(self.network, batch, self.config.training.label_smoothing)
-        self.scaler.scale(loss).backward()
+        loss = self._add_gradients(batch)
         if self.config.optimizer.grad_clip is not None:
             self.scaler.unscale_(self.optimiser)
             nn.utils.clip_grad_norm_(self.network.parameters(), self.config.optimizer.grad_clip)
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
+        average_running_statistics(self.network, self.team)
         if self.average is not None:
             self.average.update_parameters(self.network)
-        return loss.detach()
+        return loss
 
-    def _finish_epoch(self, progress: TrainingProgress, writer: SummaryWriter) -> None:
+    def _add_gradients(self, batch: Batch) -> Tensor:
+        """Leaves the gradients of the whole batch's mean loss; returns this process's mean loss."""
+        parts = split_batch(batch, self.config.training.accumulation)
+        stream = NETWORK_STREAM + self.position.step
+        seed = int(random_keys((1,), seed=self.config.seed, stream=stream))
+        losses = []
+        for number, part in enumerate(parts, 1):
+            # What the network draws is the step's too: every part, in every process, draws the whole batch's.
+            torch.manual_seed(seed)
+            set_rows(self.network, part.rows, self.feed.batch_size)
+            with self.team.keeping_gradients(self.parallel, number < len(parts)):
+                with self.precision():
+                    loss = self.loss(self.parallel, part, self.config.training.label_smoothing) / len(parts)
+                self.scaler.scale(loss).backward()
+            losses.append(loss.detach())
+        return sum(losses[1:], losses[0])
+
+    def _draw_curves(self) -> None:
+        records = self.run.read_metrics()
+        if records:
+            self.run.save_figure(draw_curves(records, self.config.about.title))
+
+    def _settle(self, batch: Batch) -> None:
+        """One pass for nothing, after which gradients are put into the buckets that they stay in.
+
+        DDP chooses them by the order in which a first pass gives gradients. Where a gradient lies decides in which order
+        the processes' are added up, and so a resumed run would round its first step differently.
+        """
+        before = [buffer.clone() for buffer in self.network.buffers()]
+        self._add_gradients(batch)
+        self.optimiser.zero_grad(set_to_none=True)
+        for buffer, value in zip(self.network.buffers(), before, strict=True):
+            buffer.copy_(value)
+        self._is_settled = True
+
+    def _finish_epoch(self, progress: TrainingProgress, writer: SummaryWriter | None) -> None:
         """Evaluates, records, and keeps the weights if they are the best so far."""
         self.position.epoch += 1
         epoch, last = self.position.epoch, self.position.step >= self.total_steps
         if epoch % self.config.evaluation.every != 0 and not last:
             return
-        record = {**self._training_record(), **self._evaluation_record()}
+        loss, logits = self._mean_loss(), self._held_out_logits()
+        if writer is None:
+            return
+        record = {**self._training_record(loss), **self._evaluation_record(logits)}
         self.run.append_metrics(record)
         for name in ("loss", "lr", "images_per_second", "top1", "nll", "ece"):
             writer.add_scalar(name, record[name], epoch)
@@ -240,35 +270,47 @@ class Trainer:
             save_weights(self.run.best, self.selected_network)
         progress.line(_epoch_line(record, self.config.schedule.epochs))
 
-    def _training_record(self) -> dict[str, Any]:
+    def _training_record(self, loss: float) -> dict[str, Any]:
         return {
             "epoch": self.position.epoch,
             "step": self.position.step,
-            "loss": self.meter.mean(),
+            "loss": loss,
             "lr": learning_rate_at(self.config, self.position.step - 1, self.steps_per_epoch),
             "images_per_second": self.images_per_second(),
             "seconds": self.position.train_seconds,
         }
 
-    def _evaluation_record(self) -> dict[str, Any]:
-        settings = self.config.evaluation
-        logits = predict_logits(self.selected_network, self.held_out, settings.batch_size, self.precision())
+    def _held_out_logits(self) -> Tensor:
+        batch_size = self.config.evaluation.batch_size
+        logits = predict_logits(self.selected_network, self.held_out, batch_size, self.precision(), self.team)
         if not bool(torch.isfinite(logits).all()):
             raise DivergedError(self._diverged(self.position.step - 1, "predictions"))
-        metrics = evaluate_logits(logits, self.held_out.labels, settings.average).to_dict()
+        return logits
+
+    def _evaluation_record(self, logits: Tensor) -> dict[str, Any]:
+        metrics = evaluate_logits(logits, self.held_out.labels, self.config.evaluation.average).to_dict()
         return {"split": self.held_out.split, **metrics}
 
     def images_per_second(self) -> float:
         """Training samples, that is rows of a batch, a second of training time (evaluation left out)."""
         return self.position.step * self.feed.batch_size / max(self.position.train_seconds, 1e-9)
 
-    def _check_finite(self) -> None:
-        bad = int(self.meter.first_bad)
+    def _mean_loss(self) -> float:
+        """Of the epoch so far, over all processes.
+
+        Raises:
+            DivergedError: one of its losses was not finite.
+        """
+        return self._loss_total() / max(self.meter.count * self.feed.batch_size, 1)
+
+    def _loss_total(self) -> float:
+        total, bad = self.meter.read(self.team)
         if bad >= 0:
             raise DivergedError(self._diverged(bad, "loss"))
+        return total
 
     def _diverged(self, step: int, what: str) -> str:
-        good = load_checkpoint(self.run.last)["position"]["step"]
+        good = self.team.on_first(lambda: load_checkpoint(self.run.last)["position"]["step"])
         return (
             f"the {what} stopped being finite at step {step + 1} (epoch {step // self.steps_per_epoch + 1}). The last good "
             f"checkpoint, {self.run.last}, is of step {good}. Try a lower optimizer.lr, a longer schedule.warmup_epochs, "
@@ -276,7 +318,10 @@ class Trainer:
         )
 
     def _save(self) -> None:
-        """Writes ``last.pt``; a loss that is not finite never gets there."""
+        """Writes ``last.pt``; a loss that is not finite never gets there. All processes are in the same state."""
+        epoch_loss = self._epoch_loss()
+        if not self.team.is_first:
+            return
         state = {
             "config": self.config.to_yaml(),
             "data": self.data_fingerprint,
@@ -284,10 +329,8 @@ class Trainer:
             "optimiser": self.optimiser.state_dict(),
             "scaler": self.scaler.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
             "position": vars(self.position),
-            "epoch_loss": self._epoch_loss(),
+            "epoch_loss": epoch_loss,
         }
         save_checkpoint(self.run.last, state)
 
@@ -295,13 +338,14 @@ class Trainer:
         """The running mean of an epoch that is not finished yet."""
         if self.position.step == self.position.epoch * self.steps_per_epoch or self.position.step == self.total_steps:
             return None
-        self._check_finite()
-        return {"total": self.meter.total.cpu(), "count": self.meter.count}
+        return {"total": self._loss_total(), "count": self.meter.count}
 
     def _meter_for_epoch(self) -> LossMeter:
         meter = LossMeter(self.device)
         if self._resumed_loss is not None:
-            meter.total, meter.count = self._resumed_loss["total"].to(self.device), self._resumed_loss["count"]
+            meter.count = self._resumed_loss["count"]
+            if self.team.is_first:  # it is everybody's total
+                meter.total += self._resumed_loss["total"]
             self._resumed_loss = None
         return meter
 
@@ -328,9 +372,8 @@ class Trainer:
         settings = self.config.training
         flops = 0.0
         if settings.compile == "auto":
-            flops = training_flops(
-                self.network, self.method.visible_inputs(), self.feed.data.image_shape, self.feed.batch_size
-            )
+            samples = self.feed.batch_size // self.team.count
+            flops = training_flops(self.network, self.method.visible_inputs(), self.feed.data.image_shape, samples)
         if not should_compile(settings.compile, self.device, flops, self.total_steps):
             return batch_loss
         self.console.print("compiling the training step: the first steps take a minute")

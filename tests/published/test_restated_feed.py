@@ -215,7 +215,7 @@ def test_mixup(sections):
 def test_cutmix_after_augmix(monkeypatch):
     """AugMix works on whole images before they are mixed: take its operations away, and nothing else has changed."""
 
-    def without_operations(pixels, *, host_rng, generator, mean, std):
+    def without_operations(pixels, *, host_rng, generator, mean, std, kept):
         values = pixels.double() / 255
         return (values - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
 

@@ -78,12 +78,12 @@ def test_stopped_anywhere_and_resumed_equals_never_stopped(variant, small_config
     assert run_session(config, tmp_path / "whole")
     stops = random.Random(variant)
     path = tmp_path / "parts"
-    finished = run_session(config, path, stop_after=stops.randrange(5, 12))
+    finished = run_session(config, path, stop_after=stops.randrange(2, 6))
     pauses = 0
     while not finished:
         pauses += 1
         config, _ = open_run(path)
-        finished = run_session(config, path, stop_after=stops.randrange(10, 120), resume=True)
+        finished = run_session(config, path, stop_after=stops.randrange(4, 60), resume=True)
     assert pauses >= 1
     assert_same_run(tmp_path / "whole", path)
 
@@ -94,7 +94,7 @@ def test_a_deep_ensemble_and_its_baseline_resume_where_they_were(small_config, r
     )
     assert run_session(config, tmp_path / "whole")
     path = tmp_path / "parts"
-    assert not run_session(config, path, stop_after=90)  # inside the second member
+    assert not run_session(config, path, stop_after=45)  # inside the second member
     first = (path / "member-0" / "summary.json").read_text()
     assert run_session(open_run(path)[0], path, resume=True)
     assert (path / "member-0" / "summary.json").read_text() == first

@@ -123,7 +123,7 @@ def test_whole_images_are_blended_as_in_one_call(method, kind, monkeypatch) -> N
     feed = feed_of(random_set(), mix, {"data": {"autoaugment": "cifar", "random_erasing": 0.5}})
     seen = []
 
-    def without_operations(pixels: Tensor, *, host_rng: np.random.Generator) -> Tensor:
+    def without_operations(pixels: Tensor, *, host_rng: np.random.Generator, kept: None) -> Tensor:
         seen.append(pixels)
         return pixels
 
@@ -182,7 +182,7 @@ def test_cutmix_and_mixup_at_once_share_labels_as_pixels_are_shared(method, view
     partners = []
     blend = feed.make_views
     monkeypatch.setattr(
-        feed, "make_views", lambda index, mixing, step: partners.append(index[:, 1]) or blend(index, mixing, step)
+        feed, "make_views", lambda index, mixing, *rest: partners.append(index[:, 1]) or blend(index, mixing, *rest)
     )
     shares, num_values = [], []
     for step in range(2):

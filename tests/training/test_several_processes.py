@@ -1,0 +1,87 @@
+"""The same global batch gives the same weights on several processes as on one, to rounding."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from processes import finished, torchrun
+from steps_in_float64 import train_in_float64
+
+from mixfast.training.team import ALONE
+
+MIXVIT = [
+    "model.name=convit32-1",
+    "model.patch_size=2",
+    "model.drop_path=0.3",
+    "method.name=mixvit-embedding",
+    "method.probability=0.5",
+    "optimizer.name=adamw",
+    "optimizer.lr=0.002",
+    "training.label_smoothing=0.1",
+]
+SINGLE = [
+    "method.name=single",
+    "method.num_inputs=1",
+    "method.alpha=null",
+    "method.probability=0.5",
+]
+CASES = {
+    "cut-mixmo": ["msda.kind=cutmix", "optimizer.grad_clip=1.0", "training.ema_decay=0.9"],
+    "single": [*SINGLE, "data.repetition=1", "data.random_erasing=0.3", "data.autoaugment=cifar"],
+    "single-repeated": [*SINGLE, "data.repetition=4", "data.views=shared", "model.name=resnet18-1"],
+    "manifold": [
+        *SINGLE,
+        "data.repetition=1",
+        "data.groups=8",
+        "msda.kind=manifold-mixup",
+        "msda.probability=1.0",
+        "training.accumulation=2",
+        "training.batch_norm=local",
+    ],
+    "mixshare": [
+        "method.name=mixshare",
+        "method.probability=1.0",
+        "method.fade_epochs=2",
+        "data.views=shared",
+        "data.groups=4",
+        "data.input_repetition=0.25",
+    ],
+    "mixvit": MIXVIT,
+    "mixvit-accumulated": [*MIXVIT, "training.accumulation=4", "data.views=shared", "msda.kind=cutmix-mixup"],
+}
+STEPS = "schedule.max_steps=6"
+# Batch norm over a part of the samples is another function: only that it is the same in all processes is compared there.
+LOCAL_NORM = {"manifold"}
+
+
+@pytest.fixture(scope="module")
+def on_one_process(tmp_path_factory) -> dict[str, dict[str, torch.Tensor]]:
+    folder = tmp_path_factory.mktemp("one")
+    return {name: train_in_float64([*case, STEPS], folder / name, ALONE) for name, case in CASES.items()}
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.long)])
+def test_weights_are_those_of_one_process(count, on_one_process, tmp_path) -> None:
+    cases = tmp_path / "cases.json"
+    cases.write_text(json.dumps({name: [*case, STEPS] for name, case in CASES.items()}))
+    finished(torchrun(count, Path(__file__).with_name("steps_in_float64.py"), cases, tmp_path))
+    for name, expected in on_one_process.items():
+        got = torch.load(tmp_path / f"{name}.pt")
+        assert got.keys() == expected.keys()
+        if name in LOCAL_NORM:
+            continue
+        for key, value in expected.items():
+            torch.testing.assert_close(
+                got[key], value, rtol=1e-9, atol=1e-10, msg=lambda m, n=name, k=key: f"{n} {k}: {m}"
+            )
+
+
+@pytest.mark.parametrize("parts", [2, 8])
+def test_accumulated_gradients_are_those_of_the_batch(parts, on_one_process, tmp_path) -> None:
+    """Stochastic depth too is that of the whole batch; without batch norm, parts change nothing but rounding."""
+    state = train_in_float64([*MIXVIT, STEPS, f"training.accumulation={parts}"], tmp_path / "run", ALONE)
+    for key, value in on_one_process["mixvit"].items():
+        torch.testing.assert_close(state[key], value, rtol=1e-9, atol=1e-10)
