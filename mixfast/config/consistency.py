@@ -55,6 +55,8 @@ def _batches(config: Config) -> Iterator[str]:
             f"training.batch_size is {batch_size} and data.repetition is {data.repetition}: a batch holds each image "
             f"data.repetition times, so it must divide the batch size; the nearest batch size is {nearest}"
         )
+    if data.source == "torch":
+        yield from _unused(data, "data", {"decoder"}, "with data.source=torch, which decodes by Pillow")
     if config.method.num_inputs == 1:
         if data.input_repetition > 0:
             yield (

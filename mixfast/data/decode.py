@@ -110,7 +110,7 @@ def in_parallel(count: int, work: Callable[[int], None], what: str) -> None:
             work(position)
         return stop - start
 
-    pool = ThreadPoolExecutor(_threads())
+    pool = ThreadPoolExecutor(usable_cores())
     try:
         with _progress() as progress:
             task = progress.add_task(what, total=count)
@@ -141,7 +141,7 @@ def _first_size(
     raise DataError(f"{what}: none of the {len(files):,} image files can be decoded")
 
 
-def _threads() -> int:
+def usable_cores() -> int:
     """The cores that this process may use, which in a container can be fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

@@ -6,11 +6,14 @@ import struct
 import zlib
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 # One channel of brightness. Palette images ("P") count as colour: that is what palettes are mostly for.
 _SIXTEEN_BIT_GREY = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
 _GREY = _SIXTEEN_BIT_GREY | {"1", "L", "LA", "La", "F"}
+
+# EXIF orientations whose rows are the upright image's columns.
+_ORIENTATIONS_ON_THE_SIDE = frozenset({5, 6, 7, 8})
 
 # What Pillow raises for files that are not the images they claim to be.
 _UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
@@ -69,6 +72,17 @@ def is_colour(file: str) -> bool:
             return image.mode not in _GREY
     except (Image.DecompressionBombError, *_UNDECODABLE):
         return False
+
+
+def upright_size(file: str) -> tuple[int, int] | None:
+    """(height, width) that `file` announces, its EXIF orientation applied; None where the header cannot be read."""
+    try:
+        with Image.open(file) as image:
+            width, height = image.size
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in _ORIENTATIONS_ON_THE_SIDE
+            return (width, height) if turned else (height, width)
+    except (Image.DecompressionBombError, *_UNDECODABLE):
+        return None
 
 
 def _convert(image: Image.Image, mode: str) -> Image.Image:

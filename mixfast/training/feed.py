@@ -1,12 +1,15 @@
 """Batches: everything random about a training step, drawn on the device, without a Python call per sample.
 
-A batch is a pure function of the data, the configuration, the seed and the step, so a resumed run needs no state of it.
+A batch is a pure function of the data, the configuration, the seed and the step, so a resumed run needs no state of it,
+and which images a later step needs can be told, and they be decoded, before that step begins.
 
 Legend: B samples, M inputs each, V augmented views (B * M with independent views, fewer with shared ones), S sources a view.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -14,9 +17,10 @@ from mixfast_kernels import Mixing
 from torch import Tensor
 
 from mixfast.config import Config
-from mixfast.data.image_set import ImageSet
+from mixfast.data import Images
 from mixfast.data.randomness import HOST_STREAM, STEP_STREAM, host_generator, random_keys
 from mixfast.data.sampler import BatchPlan, EpochPlan, plan_epoch
+from mixfast.data.sources.interface import Pixels
 from mixfast.methods import HiddenMix, Method, Moment
 from mixfast.mixing import draw_pixel_mixing, draw_ratios, keep_main_predominant, visible_share
 from mixfast.training.views import ViewMaker
@@ -46,10 +50,10 @@ class Views:
 
 
 class Feed:
-    """Draws the batches of a training set that lies in the memory of the training device.
+    """Draws the batches of a training set.
 
     Args:
-        data: the training split, on ``device``.
+        data: the training split; its pixels come to the device it is on.
         method: draws the mix.
         config: the sections ``data``, ``msda`` and ``training.batch_size``, and the seed.
         grid: the stem's output grid for these images.
@@ -57,13 +61,14 @@ class Feed:
     """
 
     def __init__(
-        self, data: ImageSet, method: Method, config: Config, grid: tuple[int, int], dtype: torch.dtype = torch.float32
+        self, data: Images, method: Method, config: Config, grid: tuple[int, int], dtype: torch.dtype = torch.float32
     ) -> None:
         self.data, self.method, self.config, self.grid = data, method, config, grid
-        self.device = data.images.device
+        self.device = data.device
         self.generator = torch.Generator(self.device)
         self.batch_size = config.training.batch_size
         self.make_views = ViewMaker(data, config, self.generator, dtype)
+        self._has_partners = config.msda.kind not in ("none", "manifold-mixup")
 
     @property
     def steps_per_epoch(self) -> int:
@@ -83,13 +88,26 @@ class Feed:
         )
         return plan.to(self.device)
 
-    def batch(self, plan: EpochPlan, step: int, moment: Moment) -> Batch:
-        """Step ``step`` (from 0) of the epoch ``moment.epoch``."""
-        global_step = (moment.epoch - 1) * len(plan) + step
-        self.generator.manual_seed(int(random_keys((1,), seed=self.config.seed, stream=STEP_STREAM + global_step)))
+    def batches(self, plan: EpochPlan, moment: Moment, first: int = 0) -> Iterator[Batch]:
+        """The steps of the epoch ``moment.epoch`` from ``first`` (from 0) on; what must be decoded is decoded ahead.
+
+        Raises:
+            DataError: a file cannot be decoded; the message names it.
+        """
+        pixels = self._pixels(plan, moment, range(first, len(plan)))
+        with closing(pixels):
+            for step, pixels_of_step in enumerate(pixels, first):
+                yield self.batch(plan, step, moment, pixels_of_step)
+
+    def batch(self, plan: EpochPlan, step: int, moment: Moment, pixels: Pixels | None = None) -> Batch:
+        """Step ``step`` (from 0) of the epoch ``moment.epoch``, of ``pixels``; by default they are fetched, and waited for."""
+        if pixels is None:
+            with closing(self._pixels(plan, moment, range(step, step + 1))) as alone:
+                pixels = next(alone)
+        global_step = self._begin(plan, step, moment)
         mixing = self.method.draw(self.batch_size, self.grid, moment, generator=self.generator, device=self.device)
         slots = plan.batch(step, self.config.data.views)
-        views = self._views(slots, mixing, global_step)
+        views = self._views(pixels, slots, mixing, global_step)
         target = self.data.labels[slots.images][slots.slots]
         weight = self.method.loss_weights(mixing)
         other = None if views.other is None else views.other[slots.slots]
@@ -103,13 +121,49 @@ class Feed:
             share = None if share is None else share.gather(1, order)
         return Batch(views.images, slots.slots, mixing, target, weight, other, share, hidden_mix)
 
-    def _views(self, slots: BatchPlan, mixing: Mixing, global_step: int) -> Views:
-        count = len(slots.images)
-        if self.config.msda.kind in ("none", "manifold-mixup"):
-            return Views(self.make_views(slots.images[:, None], None, global_step))
-        partner = torch.randint(len(self.data), (count,), generator=self.generator, device=self.device)
+    def _begin(self, plan: EpochPlan, step: int, moment: Moment) -> int:
+        """Puts the generator where the step begins; the step's number in the run."""
+        global_step = (moment.epoch - 1) * len(plan) + step
+        self.generator.manual_seed(int(random_keys((1,), seed=self.config.seed, stream=STEP_STREAM + global_step)))
+        return global_step
+
+    def _pixels(self, plan: EpochPlan, moment: Moment, steps: range) -> Iterator[Pixels]:
+        """The pixels of every one of ``steps``."""
+        images = plan.images.cpu()
+        views = plan.slots[0].numel() if self.config.data.views == "independent" else images.shape[1]
+
+        def request(step: int) -> Tensor:
+            if not self._has_partners:
+                return images[step].sort().values
+            return torch.cat((images[step], self._partners_ahead(plan, step, moment, views))).unique()
+
+        largest = images.shape[1] + (views if self._has_partners else 0)
+        return self.data.stream(request, steps, min(largest, len(self.data)))
+
+    def _partners_ahead(self, plan: EpochPlan, step: int, moment: Moment, views: int) -> Tensor:
+        """The images that the step's views will be mixed with, on the host: drawn as the step itself will draw them.
+
+        On CUDA on a stream of its own, so that the host does not wait for the steps that are under way.
+        """
+        with self._aside():
+            self._begin(plan, step, moment)
+            self.method.draw(self.batch_size, self.grid, moment, generator=self.generator, device=self.device)
+            return self._draw_partners(views).cpu()
+
+    def _aside(self) -> AbstractContextManager:
+        return torch.cuda.stream(torch.cuda.Stream(self.device)) if self.device.type == "cuda" else nullcontext()
+
+    def _draw_partners(self, views: int) -> Tensor:
+        return torch.randint(len(self.data), (views,), generator=self.generator, device=self.device)
+
+    def _views(self, pixels: Pixels, slots: BatchPlan, mixing: Mixing, global_step: int) -> Views:
+        main = pixels.locate(slots.images)
+        if not self._has_partners:
+            return Views(self.make_views(pixels.images, main[:, None], None, global_step))
+        partner = self._draw_partners(len(main))
         pixel_mixing, share = self._pixel_mixing(slots, mixing)
-        images = self.make_views(torch.stack((slots.images, partner), 1), pixel_mixing, global_step)
+        sources = torch.stack((main, pixels.locate(partner)), 1)
+        images = self.make_views(pixels.images, sources, pixel_mixing, global_step)
         return Views(images, self.data.labels[partner], share)
 
     def _pixel_mixing(self, slots: BatchPlan, mixing: Mixing) -> tuple[Mixing, Tensor]:

@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import Tensor
 
 from mixfast.config import Config, other_method, plain_baseline
-from mixfast.data import ImageSet, load_split, validation_split
+from mixfast.data import Images, SourceOptions, StreamedSet, choose_source, open_images, validation_split
 from mixfast.evaluation import concatenate_members, evaluate_logits
 from mixfast.methods import METHODS, Method, Network, create_model
 from mixfast.models import is_transformer
@@ -27,15 +27,16 @@ from mixfast.training.summary import summary_of, summary_table
 from mixfast.training.trainer import Trainer, total_steps
 
 BASELINE = "single"
+SPLITS = ("train", "test")
 
 
 @dataclass(frozen=True)
 class Splits:
     """The data of a run, on the training device. ``held_out`` selects the epoch, ``test`` gives the final figures."""
 
-    train: ImageSet
-    held_out: ImageSet
-    test: ImageSet
+    train: Images
+    held_out: Images
+    test: Images
 
 
 def resolve_device(name: str) -> torch.device:
@@ -56,24 +57,27 @@ def resolve_device(name: str) -> torch.device:
 
 
 def load_data(config: Config, device: torch.device) -> Splits:
-    """Reads the splits that ``evaluation.select`` needs, once for all networks of a run."""
+    """Opens the splits that ``evaluation.select`` needs, once for all networks of a run."""
+    train, test = open_images(config.data.name, SPLITS, device=device, **opening_options(config))
+    held_out = test
+    if config.evaluation.select == "validation":
+        train, held_out = validation_split(train, config.data.validation, config.seed)
+    return Splits(train, held_out, test)
+
+
+def opening_options(config: Config) -> dict[str, Any]:
+    """The settings of ``data`` that ``open_images`` and ``choose_source`` take."""
     settings = config.data
-    options: dict[str, Any] = {
+    return {
+        "options": SourceOptions(settings.source, settings.decoder, settings.workers, settings.resident_share),
         "root": settings.dir,
         "cache_dir": settings.cache_dir,
         "image_size": settings.image_size,
         "skip_corrupt": settings.skip_corrupt,
     }
-    train = load_split(settings.name, "train", **options)
-    test = load_split(settings.name, "test", **options)
-    held_out = test
-    if config.evaluation.select == "validation":
-        train, held_out = validation_split(train, settings.validation, config.seed)
-    test_on_device = test.to(device)
-    return Splits(train.to(device), test_on_device if held_out is test else held_out.to(device), test_on_device)
 
 
-def build_network(config: Config, data: ImageSet) -> tuple[Network, Method]:
+def build_network(config: Config, data: Images) -> tuple[Network, Method]:
     """The network and method of a configuration, initialised from its seed.
 
     Raises:
@@ -98,7 +102,7 @@ def build_network(config: Config, data: ImageSet) -> tuple[Network, Method]:
     return network, method.fitted_to(network.core)
 
 
-def load_network(config: Config, run: RunDirectory, data: ImageSet) -> Network:
+def load_network(config: Config, run: RunDirectory, data: Images) -> Network:
     """The network of a run with its selected weights, on the CPU, in the layout it was trained in."""
     network, _ = build_network(config, data)
     load_weights(run.best, network)
@@ -128,6 +132,10 @@ class Session:
         if config.training.deterministic:
             torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = not config.training.deterministic
+        if config.data.source == "auto" and not run.config_file.exists():
+            # Written down, so that a resumed run does not choose again: memory may be fuller then.
+            kind = choose_source(config.data.name, SPLITS, device=self.device, **opening_options(config))
+            self.config = config = config.replace(data={"source": kind})
         self.splits = load_data(config, self.device)
         self._announce()
 
@@ -224,6 +232,8 @@ class Session:
             f"({splits.test.split}); device {self.device}",
             highlight=False,
         )
+        source = splits.train.source.describe() if isinstance(splits.train, StreamedSet) else "resident, in memory"
+        say(f"source: {source}", highlight=False)
         if splits.train.skipped or splits.test.skipped:
             say(f"skipped {splits.train.skipped} corrupt training and {splits.test.skipped} corrupt test images")
         if self.config.evaluation.select == "test":

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.tensorboard import SummaryWriter
 
 from mixfast.config import Config, differences
-from mixfast.data.image_set import ImageSet
+from mixfast.data import Images
 from mixfast.errors import MixfastError
 from mixfast.evaluation import evaluate_logits
 from mixfast.methods import Method, Moment, Network
@@ -98,13 +98,13 @@ class Trainer:
         config: Config,
         network: Network,
         method: Method,
-        train_set: ImageSet,
-        held_out: ImageSet,
+        train_set: Images,
+        held_out: Images,
         run: RunDirectory,
         console: Console,
     ) -> None:
         self.config, self.method, self.held_out, self.run, self.console = config, method, held_out, run, console
-        self.device = train_set.images.device
+        self.device = train_set.device
         self.network = network.to(self.device).with_layout(config.training.channels_last)
         self.feed = Feed(train_set, method, config, network.core.stem.grid(train_set.image_shape))
         self.steps_per_epoch = self.feed.steps_per_epoch
@@ -186,11 +186,11 @@ class Trainer:
         self.meter = self._meter_for_epoch()
         first = self.position.epoch * self.steps_per_epoch
         last = min(first + self.steps_per_epoch, self.total_steps)
+        batches = self.feed.batches(plan, moment, self.position.step - first)
         clock = _Clock(self.position.train_seconds)
         saved = time.monotonic()
         while self.position.step < last:
-            batch = self.feed.batch(plan, self.position.step - first, moment)
-            self.meter.add(self._step(batch), self.position.step)
+            self.meter.add(self._step(next(batches)), self.position.step)
             self.position.step += 1
             progress.advance()
             if stop or self.position.step % self.config.training.log_every == 0:

@@ -1,0 +1,34 @@
+"""The sources that decode while training, by name: to add one, write its `PixelSource` and list it here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from mixfast.data.decode import usable_cores
+from mixfast.data.sources.interface import PixelFormat, PixelSource
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """kind: auto, resident, or what decodes: dali or torch. decoder: DALI's, cpu or mixed. workers: threads or processes
+    that decode, None for one a core. resident_share: of the free memory, that auto gives to decoded images."""
+
+    kind: str = "auto"
+    decoder: str = "cpu"
+    workers: int | None = None
+    resident_share: float = 0.5
+
+
+def make_source(
+    options: SourceOptions, files: Sequence[str], form: PixelFormat, device: torch.device, what: str
+) -> PixelSource:
+    """The source of `options.kind`, which is not auto any more. Modules are loaded only when they are needed."""
+    workers = options.workers or usable_cores()
+    if options.kind == "torch":
+        from mixfast.data.sources.torch_source import TorchSource
+
+        return TorchSource(files, form, workers, what)
+    raise AssertionError(f"{options.kind} does not decode")
