@@ -77,6 +77,14 @@ def opening_options(config: Config) -> dict[str, Any]:
     }
 
 
+def _with_source(config: Config, run: RunDirectory, device: torch.device) -> Config:
+    """What ``data.source=auto`` stands for is chosen once and written down: later, memory may be fuller."""
+    if run.config_file.exists():
+        return config.replace(data={"source": run.read_config().data.source})
+    kind = choose_source(config.data.name, SPLITS, device=device, **opening_options(config))
+    return config.replace(data={"source": kind})
+
+
 def build_network(config: Config, data: Images) -> tuple[Network, Method]:
     """The network and method of a configuration, initialised from its seed.
 
@@ -132,10 +140,8 @@ class Session:
         if config.training.deterministic:
             torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = not config.training.deterministic
-        if config.data.source == "auto" and not run.config_file.exists():
-            # Written down, so that a resumed run does not choose again: memory may be fuller then.
-            kind = choose_source(config.data.name, SPLITS, device=self.device, **opening_options(config))
-            self.config = config = config.replace(data={"source": kind})
+        if config.data.source == "auto":
+            self.config = config = _with_source(config, run, self.device)
         self.splits = load_data(config, self.device)
         self._announce()
 

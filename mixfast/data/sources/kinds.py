@@ -31,4 +31,10 @@ def make_source(
         from mixfast.data.sources.torch_source import TorchSource
 
         return TorchSource(files, form, workers, what)
+    if options.kind == "dali":
+        from mixfast.data.sources.dali_source import DaliSource
+
+        on_gpu = options.decoder == "mixed"
+        device_id = (torch.cuda.current_device() if device.index is None else device.index) if on_gpu else None
+        return DaliSource(files, form, workers, device_id, what)
     raise AssertionError(f"{options.kind} does not decode")
