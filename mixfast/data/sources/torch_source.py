@@ -36,6 +36,7 @@ class TorchSource:
             num_workers=self._workers,
             prefetch_factor=_AHEAD,
             collate_fn=_as_it_is,
+            generator=torch.Generator(),  # for seeds that nobody uses, which are else drawn from training's own generator
         )
         batches = iter(loader)
         while True:
