@@ -13,15 +13,15 @@ from nvidia.dali.pipeline import Pipeline
 from mixfast.data.sources.interface import PixelFormat
 
 Encoded = list[np.ndarray]
-"""The bytes of a step's files, uint8 [number of bytes] each."""
+"""The bytes of the files of one run, uint8 [number of bytes] each."""
 
-# Steps that DALI works ahead: while one is consumed, one is finished and one is under way.
+# Runs that DALI works ahead: while one is consumed, one is finished and one is under way.
 AHEAD = 2
 
 
 @dataclass(frozen=True)
 class DaliSettings:
-    """largest: images a step at most. threads: that decode. device_id: the GPU that decodes; None: the CPU does."""
+    """largest: images a run at most. threads: that decode. device_id: the GPU that decodes; None: the CPU does."""
 
     largest: int
     threads: int
@@ -29,7 +29,7 @@ class DaliSettings:
 
 
 def build_pipeline(source: Callable[[], Encoded], form: PixelFormat, settings: DaliSettings) -> Pipeline:
-    """A pipeline that asks `source` for the files of one step after the other, until that raises StopIteration.
+    """A pipeline that asks `source` for the files of one run after the other, until that raises StopIteration.
 
     Its output stays valid for as long as someone holds it. Nothing in it is random.
     """

@@ -25,7 +25,10 @@ from mixfast.data.sources.dali_pipeline import DaliSettings, Encoded, build_pipe
 from mixfast.data.sources.interface import PixelFormat
 from mixfast.data.sources.reading import other_size, read_image, unreadable
 
-# Steps whose files are being read, before the steps that DALI works on.
+# Images that DALI decodes in one run at least, where there are enough: with batch repetition a step has few, and a run
+# costs about as much as decoding ten small ones.
+_LEAST = 64
+# Groups whose files are being read, before those that DALI works on.
 _READ_AHEAD = 2
 # Threads that wait for the disk, for each thread that decodes.
 _READERS_A_THREAD = 2
@@ -51,15 +54,15 @@ class DaliSource:
     def stream(self, requests: Iterator[Sequence[int]], largest: int) -> Iterator[Tensor]:
         with ThreadPoolExecutor(_READERS_A_THREAD * self._threads) as readers:
             feeder = self._feeder
-            feeder.begin(requests, readers)
+            feeder.begin(_grouped(requests), readers)
+            largest += _LEAST - 1
             pipeline = self._pipeline(largest)
             try:
                 while True:
                     images = self._images(self._run(pipeline))
                     if images is None:
                         return
-                    feeder.handed.popleft()
-                    yield images
+                    yield from images.split(feeder.handed.popleft().group.sizes)
             finally:
                 if feeder.is_through:
                     self._keep(pipeline, largest)
@@ -94,13 +97,13 @@ class DaliSource:
         form = self._form
         for place, shape in enumerate(output.shape()):
             if tuple(shape[:2]) != (form.height, form.width):
-                file = self._files[self._feeder.handed[0].positions[place]]
+                file = self._files[self._feeder.handed[0].group.positions[place]]
                 raise other_size(file, (shape[0], shape[1]), form, self._what)
         return torch.from_dlpack(output.as_tensor())
 
     def _explained(self, error: RuntimeError) -> DataError:
         """DALI says that some image cannot be decoded, not which: here is the one, and why."""
-        under_way = [position for step in self._feeder.handed for position in step.positions]
+        under_way = [position for run in self._feeder.handed for position in run.group.positions]
         for position in under_way:
             try:
                 read_image(self._files[position], self._form, self._what)
@@ -119,48 +122,71 @@ class DaliSource:
 
 
 @dataclass(frozen=True)
-class _Step:
-    """positions: its files. encoded: what is in them; held here, because DALI reads it in place."""
+class _Group:
+    """Steps that DALI decodes in one run. positions: their files, one step's after the other's; sizes: files a step."""
 
-    positions: Sequence[int]
+    positions: list[int]
+    sizes: list[int]
+
+
+def _grouped(requests: Iterator[Sequence[int]]) -> Iterator[_Group]:
+    """As many steps together as make ``_LEAST`` images."""
+    positions: list[int] = []
+    sizes: list[int] = []
+    for request in requests:
+        positions += request
+        sizes.append(len(request))
+        if len(positions) >= _LEAST:
+            yield _Group(positions, sizes)
+            positions, sizes = [], []
+    if sizes:
+        yield _Group(positions, sizes)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """encoded: what is in the group's files; held here, because DALI reads it in place."""
+
+    group: _Group
     encoded: Encoded
 
 
 class _Feeder:
-    """Has the files of the coming steps read by a pool of threads, and hands them to DALI step by step."""
+    """Has the files of the coming groups read by a pool of threads, and hands them to DALI one group after the other."""
 
     def __init__(self, files: Sequence[str], form: PixelFormat, what: str) -> None:
         self._files, self._form, self._what = files, form, what
-        self.handed: deque[_Step] = deque()
+        self.handed: deque[_Run] = deque()
 
-    def begin(self, requests: Iterator[Sequence[int]], readers: ThreadPoolExecutor) -> None:
+    def begin(self, groups: Iterator[_Group], readers: ThreadPoolExecutor) -> None:
         """A new epoch; what was under way is forgotten."""
-        self._requests, self._readers = requests, readers
-        self._reading: deque[tuple[Sequence[int], list[Future[Encoded]]]] = deque()
+        self._groups, self._readers = groups, readers
+        self._reading: deque[tuple[_Group, list[Future[Encoded]]]] = deque()
         self._all_asked = False
         self.handed.clear()
 
     @property
     def is_through(self) -> bool:
-        """Whether the epoch is over: every step was handed over, and its images came back."""
+        """Whether the epoch is over: every group was handed over, and its images came back."""
         return self._all_asked and not self._reading and not self.handed
 
     def next(self) -> Encoded:
-        """The files of the next step. Raises StopIteration after the last, DataError for a file that cannot be read."""
+        """The files of the next group. Raises StopIteration after the last, DataError for a file that cannot be read."""
         while len(self._reading) < _READ_AHEAD and not self._all_asked:
             self._start_reading()
         if not self._reading:
             raise StopIteration
-        positions, parts = self._reading.popleft()
+        group, parts = self._reading.popleft()
         encoded = [data for part in parts for data in part.result()]
-        self.handed.append(_Step(positions, encoded))
+        self.handed.append(_Run(group, encoded))
         return encoded
 
     def read(self, position: int) -> np.ndarray:
         """What is in a file, as DALI can take it: uint8 [number of bytes]."""
         file = self._files[position]
         try:
-            encoded = np.fromfile(file, np.uint8)
+            with open(file, "rb", buffering=0) as opened:
+                encoded = np.frombuffer(opened.read(), np.uint8)
             return self._without_gif(file) if encoded[:4].tobytes() == _GIF else encoded
         except OSError as error:
             raise unreadable(file, self._what, error) from error
@@ -168,12 +194,13 @@ class _Feeder:
             raise corrupt_image_error(self._what, [f"{file}: {error}"]) from error
 
     def _start_reading(self) -> None:
-        positions = next(self._requests, None)
-        if positions is None:
+        group = next(self._groups, None)
+        if group is None:
             self._all_asked = True
             return
+        positions = group.positions
         chunks = [positions[start : start + _CHUNK] for start in range(0, len(positions), _CHUNK)]
-        self._reading.append((positions, [self._readers.submit(self._read_all, chunk) for chunk in chunks]))
+        self._reading.append((group, [self._readers.submit(self._read_all, chunk) for chunk in chunks]))
 
     def _read_all(self, positions: Sequence[int]) -> Encoded:
         return [self.read(position) for position in positions]
