@@ -36,7 +36,10 @@ class AboutSection(Section):
 class DataSection(Section):
     """Images, and how they are put into batches."""
 
-    name: str = Field(min_length=1, description="Data set: cifar10, cifar100, tiny-imagenet, digits, folder:NAME, ...")
+    name: str = Field(
+        min_length=1,
+        description="Data set: cifar10, cifar100, tiny-imagenet, digits, folder:DIR, list:DIR, shards:DIR, ...",
+    )
     dir: str | None = Field(None, description="Folder that holds the data sets; null: $MIXFAST_DATA, else the cache.")
     cache_dir: str | None = Field(None, description="Folder for decoded images; null: $MIXFAST_CACHE, else the cache.")
     image_size: int | None = Field(

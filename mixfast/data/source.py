@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mixfast.data.decode import decode_files
+from mixfast.data.encoded import EncodedFile, path_of
 from mixfast.data.errors import DataError, unknown_name
 from mixfast.data.paths import FileStamp, stamp_files
 from mixfast.data.statistics import Statistics
@@ -57,7 +58,7 @@ class RawSplit:
     files: tuple[FileStamp, ...]
     statistics: Statistics | None
     decode: Callable[[DecodeOptions], Decoded] = field(repr=False)
-    images: tuple[str, ...] = field(default=(), repr=False)
+    images: tuple[EncodedFile, ...] = field(default=(), repr=False)
     labels: Tensor | None = field(default=None, repr=False)
 
     def require_every_class(self, labels_N: Tensor, but: str = "") -> None:
@@ -95,7 +96,7 @@ def split_of_files(
     split: str,
     location: Path,
     classes: tuple[str, ...],
-    images: Sequence[str],
+    images: Sequence[EncodedFile],
     labels: Sequence[int],
     statistics: Statistics | None = None,
     also_read: Sequence[Path] = (),
@@ -117,7 +118,7 @@ def split_of_files(
         raw.require_every_class(kept_labels, CORRUPT_LEFT_OUT)
         return Decoded(decoded.images, kept_labels, decoded.skipped)
 
-    stamps = stamp_files((*also_read, *images), location)
+    stamps = stamp_files((*also_read, *dict.fromkeys(map(path_of, images))), location)
     raw = RawSplit(name, split, location, classes, stamps, statistics, decode, tuple(images), labels_N)
     raw.require_every_class(labels_N)
     return raw

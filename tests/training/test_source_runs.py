@@ -28,11 +28,6 @@ STREAMING = (
 )
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("MIXFAST_CACHE", str(tmp_path / "cache"))
-
-
 @pytest.fixture
 def shapes(tmp_path):
     """Bright squares on the left or on the right, under noise: 60 training and 20 test images of 8 x 8 pixels, as PNGs."""
@@ -51,6 +46,7 @@ def settings(folder, source):
     return (
         f"data.name=folder:{folder}",
         f"data.source={source}",
+        f"data.cache_dir={folder.parent / 'cache'}",
         "data.workers=1",
         "data.repetition=2",
         "data.pad=1",

@@ -19,6 +19,7 @@ from nvidia.dali.pipeline import Pipeline
 from torch import Tensor
 
 from mixfast.data.decode import corrupt_image_error
+from mixfast.data.encoded import EncodedFile, read_bytes
 from mixfast.data.errors import DataError
 from mixfast.data.pixels import UndecodableError, read_pixels
 from mixfast.data.sources.dali_pipeline import DaliSettings, Encoded, build_pipeline
@@ -41,7 +42,9 @@ class DaliSource:
     """Arguments: the files, what they are decoded to, DALI's threads, the GPU that decodes (None: the CPU does), and what
     messages call the data set."""
 
-    def __init__(self, files: Sequence[str], form: PixelFormat, threads: int, device_id: int | None, what: str) -> None:
+    def __init__(
+        self, files: Sequence[EncodedFile], form: PixelFormat, threads: int, device_id: int | None, what: str
+    ) -> None:
         self._files, self._form, self._what = files, form, what
         self._threads, self._device_id = threads, device_id
         self._feeder = _Feeder(files, form, what)
@@ -154,7 +157,7 @@ class _Run:
 class _Feeder:
     """Has the files of the coming groups read by a pool of threads, and hands them to DALI one group after the other."""
 
-    def __init__(self, files: Sequence[str], form: PixelFormat, what: str) -> None:
+    def __init__(self, files: Sequence[EncodedFile], form: PixelFormat, what: str) -> None:
         self._files, self._form, self._what = files, form, what
         self.handed: deque[_Run] = deque()
 
@@ -185,8 +188,7 @@ class _Feeder:
         """What is in a file, as DALI can take it: uint8 [number of bytes]."""
         file = self._files[position]
         try:
-            with open(file, "rb", buffering=0) as opened:
-                encoded = np.frombuffer(opened.read(), np.uint8)
+            encoded = np.frombuffer(read_bytes(file), np.uint8)
             return self._without_gif(file) if encoded[:4].tobytes() == _GIF else encoded
         except OSError as error:
             raise unreadable(file, self._what, error) from error

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from mixfast.data.decode import usable_cores
+from mixfast.data.encoded import EncodedFile
 from mixfast.data.sources.interface import PixelFormat, PixelSource
 
 
@@ -23,7 +24,7 @@ class SourceOptions:
 
 
 def make_source(
-    options: SourceOptions, files: Sequence[str], form: PixelFormat, device: torch.device, what: str
+    options: SourceOptions, files: Sequence[EncodedFile], form: PixelFormat, device: torch.device, what: str
 ) -> PixelSource:
     """The source of `options.kind`, which is not auto any more. Modules are loaded only when they are needed."""
     workers = options.workers or usable_cores()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from mixfast.data.decode import corrupt_image_error
+from mixfast.data.encoded import EncodedFile
 from mixfast.data.errors import DataError
 from mixfast.data.pixels import UndecodableError, read_pixels
 from mixfast.data.sources.interface import PixelFormat
 
 
-def read_image(file: str, form: PixelFormat, what: str) -> np.ndarray:
+def read_image(file: EncodedFile, form: PixelFormat, what: str) -> np.ndarray:
     """The image in `file` as uint8 [H, W, c], exactly as a resident set holds it.
 
     Raises CorruptImageError or DataError that name the file and `what` it belongs to.
@@ -26,14 +27,14 @@ def read_image(file: str, form: PixelFormat, what: str) -> np.ndarray:
     return pixels
 
 
-def unreadable(file: str, what: str, error: OSError) -> DataError:
+def unreadable(file: EncodedFile, what: str, error: OSError) -> DataError:
     """For a file that the system does not give, such as one whose folder has vanished."""
     return DataError(
         f"{what}: cannot read {file}: {error.strerror or error}; it was there when the data set was listed"
     )
 
 
-def other_size(file: str, size: tuple[int, int], form: PixelFormat, what: str) -> DataError:
+def other_size(file: EncodedFile, size: tuple[int, int], form: PixelFormat, what: str) -> DataError:
     """For an image of (height, width) `size` among others that have one size."""
     return DataError(
         f"{what}: images have different sizes: {form.model} is {form.width}x{form.height}, {file} is "

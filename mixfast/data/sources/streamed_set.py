@@ -14,6 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from mixfast.data.encoded import EncodedFile
 from mixfast.data.image_set import check_labels, check_statistics
 from mixfast.data.sources.interface import PixelFormat, Pixels, PixelSource, Request
 from mixfast.data.sources.kinds import SourceOptions, make_source
@@ -29,7 +30,7 @@ class StreamedSet:
     device   where pixels and labels are wanted
     """
 
-    files: tuple[str, ...]
+    files: tuple[EncodedFile, ...]
     labels: Tensor
     classes: tuple[str, ...]
     mean: tuple[float, ...]

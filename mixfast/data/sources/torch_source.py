@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from mixfast.data.encoded import EncodedFile
 from mixfast.data.errors import DataError
 from mixfast.data.sources.interface import PixelFormat
 from mixfast.data.sources.reading import read_image
@@ -23,7 +24,7 @@ _AHEAD = 2
 class TorchSource:
     """Arguments: the files, what they are decoded to, the number of processes, and what messages call the data set."""
 
-    def __init__(self, files: Sequence[str], form: PixelFormat, workers: int, what: str) -> None:
+    def __init__(self, files: Sequence[EncodedFile], form: PixelFormat, workers: int, what: str) -> None:
         self._files, self._form, self._workers, self._what = files, form, workers, what
 
     def describe(self) -> str:
@@ -54,7 +55,7 @@ class TorchSource:
 class _Files(Dataset):
     """Answers a whole request at once. An error is handed over, not raised: the loader would bury it in a traceback."""
 
-    def __init__(self, files: Sequence[str], form: PixelFormat, what: str) -> None:
+    def __init__(self, files: Sequence[EncodedFile], form: PixelFormat, what: str) -> None:
         self._files, self._form, self._what = files, form, what
 
     def __getitems__(self, positions: Sequence[int]) -> Tensor | DataError:
