@@ -92,8 +92,9 @@ class DataCase:
         return title if self.method == "single" else f"{title}, {self.views}"
 
 
+SINGLE = DataCase("single")
 DATA_CASES = (
-    DataCase("single"),
+    SINGLE,
     *(
         DataCase("cut-mixmo", msda=msda, augmix=augmix, views=views)
         for msda, augmix in (("none", False), ("cutmix", False), ("none", True))

@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from mixfast.data import ImageSet, load_split
+from mixfast.data import Images, ImageSet, SourceOptions, load_split, open_images
+from mixfast.data.decode import usable_cores
+from mixfast.data.sources.dali_presence import require_dali
 from mixfast.files import write_text
 from mixfast.models import is_transformer
 from mixfast.training.compiling import missing_compiler
@@ -34,11 +36,14 @@ from mixfast_bench.registry import (
     inferences,
     steps,
 )
-from mixfast_bench.runs import measure_pipelines, measure_steps, pipeline_prefix
+from mixfast_bench.runs import DataMeasurement, measure_pipelines, measure_steps, pipeline_prefix
+from mixfast_bench.sources import SOURCE_COMPARISONS, SOURCES
 from mixfast_bench.summary import summarise_kernels, summarise_pipelines, summarise_steps
 from mixfast_bench.tables import data_table, kernel_table, rate_text, ratio_table, step_rate_table, step_time_table
 
 DEFAULT_IMAGE_SIZE, DEFAULT_CLASSES = 32, 100
+DEFAULT_PIPELINE_SIZES = (32, 64)
+SOURCE_RUNS = 100  # many more batches than lie ready when a turn begins
 # What the command line keeps beside the bench's own arguments.
 NOT_SETTINGS = ("command", "what", "run", "debug", "json", "plot")
 
@@ -83,9 +88,13 @@ def default_runs(what: str, device: torch.device) -> int:
     return 10 if device.type == "cuda" else 1
 
 
+def _is_of_sources(args: argparse.Namespace) -> bool:
+    return args.what == "data" and args.data_name is not None
+
+
 def _batches_and_rounds(args: argparse.Namespace, device: torch.device) -> tuple[Batches, Rounds]:
     if args.runs is None:
-        args.runs = default_runs(args.what, device)
+        args.runs = SOURCE_RUNS if _is_of_sources(args) else default_runs(args.what, device)
     return Batches(args.batch_size, args.repetition), Rounds(args.rounds, args.runs)
 
 
@@ -163,14 +172,52 @@ def _measure(
 def _bench_data(
     args: argparse.Namespace, batches: Batches, rounds: Rounds, device: torch.device, console: Console
 ) -> dict[str, Any]:
-    if len(set(args.image_size)) < len(args.image_size):
-        raise ValueError(f"--image-size is {args.image_size}, expected each size once")
-    data_sets = [synthetic_images(size, DEFAULT_CLASSES, device) for size in args.image_size]
+    if args.data_name is not None:
+        return _bench_sources(args, batches, rounds, device, console)
+    _require_no_data(args)
+    sizes = DEFAULT_PIPELINE_SIZES if args.image_size is None else args.image_size
+    if len(set(sizes)) < len(sizes):
+        raise ValueError(f"--image-size is {sizes}, expected each size once")
+    data_sets = [synthetic_images(size, DEFAULT_CLASSES, device) for size in sizes]
     measured = measure_pipelines(PIPELINES, batches, data_sets, rounds, console)
+    title = "memory-resident pipeline alone"
+    return _data_results(measured, PIPELINE_COMPARISONS, data_sets, title, batches, rounds, console)
+
+
+def _bench_sources(
+    args: argparse.Namespace, batches: Batches, rounds: Rounds, device: torch.device, console: Console
+) -> dict[str, Any]:
+    """The sources on the files of a data set."""
+    if args.image_size is not None and len(args.image_size) > 1:
+        raise ValueError(f"--image-size is {args.image_size}, expected one size with --data-name {args.data_name}")
+    require_dali("cpu", device)
+    (data,) = open_images(
+        args.data_name,
+        ("train",),
+        options=SourceOptions("torch", workers=usable_cores()),
+        device=device,
+        root=args.data,
+        image_size=None if args.image_size is None else args.image_size[0],
+    )
+    measured = measure_pipelines(SOURCES, batches, [data], rounds, console)
+    title = f"{len(data):,} image files of {data.name}"
+    return _data_results(measured, SOURCE_COMPARISONS, [data], title, batches, rounds, console)
+
+
+def _data_results(
+    measured: DataMeasurement,
+    comparisons: Sequence[Comparison],
+    data_sets: Sequence[Images],
+    what: str,
+    batches: Batches,
+    rounds: Rounds,
+    console: Console,
+) -> dict[str, Any]:
+    """Prints the tables of pipelines; the record's part."""
     prefixes = [pipeline_prefix(data) for data in data_sets]
-    summary = summarise_pipelines(measured, PIPELINE_COMPARISONS, prefixes)
+    summary = summarise_pipelines(measured, comparisons, prefixes)
     title = (
-        f"memory-resident pipeline alone: batch {batches.batch_size}, b = {batches.repetition}, pad 4, crop, flip; "
+        f"{what}: batch {batches.batch_size}, b = {batches.repetition}, pad 4, crop, flip; "
         f"{rounds.rounds} rounds of {rounds.runs} batches"
     )
     console.print(title, highlight=False)
@@ -230,11 +277,15 @@ def _compile_choice(choice: str, device: torch.device, console: Console) -> str:
     return "off"
 
 
+def _require_no_data(args: argparse.Namespace) -> None:
+    if args.data is not None:
+        raise ValueError(f"--data is {args.data}, which has no effect without --data-name")
+
+
 def _images(args: argparse.Namespace, device: torch.device) -> ImageSet:
     """A data set's training split where one is named, else random images."""
     if args.data_name is None:
-        if args.data is not None:
-            raise ValueError(f"--data is {args.data}, which has no effect without --data-name")
+        _require_no_data(args)
         image_size = DEFAULT_IMAGE_SIZE if args.image_size is None else args.image_size
         return synthetic_images(image_size, DEFAULT_CLASSES if args.classes is None else args.classes, device)
     if args.classes is not None:
@@ -266,7 +317,7 @@ def _announce(described: dict[str, Any], console: Console) -> None:
         )
 
 
-def _described_images(data: ImageSet) -> dict[str, Any]:
+def _described_images(data: Images) -> dict[str, Any]:
     return {"name": data.name, "count": len(data), "size": list(data.image_shape), "classes": data.num_classes}
 
 

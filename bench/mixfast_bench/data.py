@@ -1,11 +1,13 @@
-"""The memory-resident pipeline by itself: what ``mixfast bench data`` times."""
+"""The input pipeline by itself: what ``mixfast bench data`` times."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 from torch import Tensor
 
 from mixfast.config import Config
-from mixfast.data import ImageSet
+from mixfast.data import Images
 from mixfast.methods import METHODS, Moment
 from mixfast.models import build_backbone
 from mixfast.training.feed import Batch, Feed
@@ -22,16 +24,16 @@ class BatchStream:
 
     def __init__(self, feed: Feed, epochs: int) -> None:
         self._feed, self._epochs = feed, epochs
-        self._epoch, self._step = 1, 0
-        self._plan = feed.plan(self._epoch)
+        self._epoch = 0
+        self._batches: Iterator[Batch] = iter(())
 
     def next(self) -> Batch:
         """The next batch; the first one of an epoch includes planning the epoch."""
-        if self._step == len(self._plan):
-            self._epoch, self._step = self._epoch + 1, 0
-            self._plan = self._feed.plan(self._epoch)
-        batch = self._feed.batch(self._plan, self._step, Moment(self._epoch, self._epochs))
-        self._step += 1
+        batch = next(self._batches, None)
+        if batch is None:
+            self._epoch += 1
+            self._batches = self._feed.batches(self._feed.plan(self._epoch), Moment(self._epoch, self._epochs))
+            batch = next(self._batches)
         return batch
 
 
@@ -47,7 +49,7 @@ class Pipeline:
         floor_bytes: the least traffic a run can do with.
     """
 
-    def __init__(self, name: str, config: Config, data: ImageSet) -> None:
+    def __init__(self, name: str, config: Config, data: Images) -> None:
         self.name = name
         method = METHODS[config.method.name].from_settings(config.method.model_dump())
         grid = build_backbone(config.model.name).stem.grid(data.image_shape)

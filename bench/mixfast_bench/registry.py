@@ -14,7 +14,7 @@ import torch
 from mixfast.config import Config
 from mixfast.data import ImageSet
 from mixfast.models import is_transformer
-from mixfast_bench.cases import DATA_CASES, Batches, DataCase, training_config
+from mixfast_bench.cases import DATA_CASES, SINGLE, Batches, DataCase, training_config
 from mixfast_bench.data import Pipeline
 from mixfast_bench.inference import InferencePass
 from mixfast_bench.plain_steps import PlainMixViTInference, PlainMixViTStep
@@ -22,7 +22,6 @@ from mixfast_bench.spread import COARSE, FINE
 from mixfast_bench.step import TrainerStep
 from mixfast_bench.straightforward import PlainPipeline, PlainStep
 
-SINGLE = DataCase("single")
 CUT_MIXMO = DataCase("cut-mixmo")
 EMBEDDING = DataCase("mixvit-embedding")
 ENCODING = DataCase("mixvit-encoding")

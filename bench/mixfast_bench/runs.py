@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mixfast.data import ImageSet
+from mixfast.data import Images, ImageSet
 from mixfast.errors import MixfastError
 from mixfast_bench.cases import Batches, Rounds
 from mixfast_bench.machine import Copy, MatrixProduct, peak_memory
@@ -61,6 +61,13 @@ class DataMeasurement:
     copy: Copy
 
 
+class Buildable(Protocol):
+    """An entry of a registry, which makes a pipeline of some images."""
+
+    def build(self, data: Any, batches: Batches, *, prefix: str) -> Any:
+        """The contender; its name is that of the entry after ``prefix``."""
+
+
 def measure_steps(
     entries: Sequence[Entry], backbone: str, batches: Batches, data: ImageSet, rounds: Rounds, console: Console
 ) -> StepMeasurement:
@@ -88,10 +95,10 @@ def measure_steps(
 
 
 def measure_pipelines(
-    entries: Sequence[Entry], batches: Batches, data_sets: Sequence[ImageSet], rounds: Rounds, console: Console
+    entries: Sequence[Buildable], batches: Batches, data_sets: Sequence[Images], rounds: Rounds, console: Console
 ) -> DataMeasurement:
     """Times the pipelines of ``entries`` on each of the data sets, with a copy of memory among them."""
-    device = data_sets[0].images.device
+    device = data_sets[0].device
     contenders = [entry.build(data, batches, prefix=pipeline_prefix(data)) for data in data_sets for entry in entries]
     copy = Copy(device)
     _warm_up([*contenders, copy], device, console)
@@ -108,7 +115,7 @@ def networks_apart() -> AbstractContextManager[Any]:
     return torch._dynamo.config.patch(automatic_dynamic_shapes=False)
 
 
-def pipeline_prefix(data: ImageSet) -> str:
+def pipeline_prefix(data: Images) -> str:
     """What a pipeline's name begins with: the image size, as ``32x32 ``."""
     return "x".join(map(str, data.image_shape)) + " "
 

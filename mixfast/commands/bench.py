@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     benches = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
     _add_step(benches.add_parser("step", help="a training step with its data, beside the plain network's"))
     _add_inference(benches.add_parser("inference", help="predictions of all subnetworks, beside the plain network's"))
-    _add_data(benches.add_parser("data", help="the memory-resident pipeline alone"))
+    _add_data(benches.add_parser("data", help="the input pipeline alone, from memory or from image files"))
     _add_kernels(benches.add_parser("kernels", help="each operator against its plain form, eager and compiled"))
 
 
@@ -55,7 +55,15 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--image-size", type=int, nargs="+", default=[32, 64], metavar="N", help="pixels a side (default: 32 64)"
+        "--data-name", metavar="NAME", help="the sources, on this data set's image files, beside torchvision"
+    )
+    parser.add_argument("--data", metavar="DIR", help="the folder the data set lies in (default: $MIXFAST_DATA)")
+    parser.add_argument(
+        "--image-size",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="pixels a side (default: 32 64 for random images, the data set's own)",
     )
     _add_common(parser)
 
@@ -79,7 +87,10 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         help="batch repetition: of Cut-MixMo; over a transformer, of all (default: %(default)s)",
     )
     parser.add_argument(
-        "--runs", type=int, metavar="N", help="steps or batches a turn (default: 1 step, 10 on CUDA; 5 batches)"
+        "--runs",
+        type=int,
+        metavar="N",
+        help="steps or batches a turn (default: 1 step, 10 on CUDA; 5 batches, 100 of files)",
     )
     _add_measuring(parser, rounds=40)
 

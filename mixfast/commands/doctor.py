@@ -15,6 +15,7 @@ from rich.table import Table
 
 from mixfast.commands.operator_checks import Line, check_operators
 from mixfast.data import data_set_names, split_names, why_unusable
+from mixfast.data.sources.dali_presence import why_no_dali
 from mixfast.training.compiling import missing_compiler
 
 HELP = "say which devices, compilers, packages and data sets are usable here, and check every operator"
@@ -100,11 +101,13 @@ def _tools() -> Iterator[tuple[str, bool, str]]:
     found = importlib.util.find_spec("amp_C") is not None
     detail = "optimizer.implementation=apex" if found else "no module amp_C: torch's fused optimisers are used"
     yield "NVIDIA apex", found, detail
+    missing = why_no_dali("cpu", torch.device("cpu"))
+    yield "NVIDIA DALI", missing is None, missing or "data.source=dali, and auto where decoded images do not fit"
 
 
 def _data_sets(root: str | None) -> Iterator[tuple[str, bool, str]]:
     for name in data_set_names():
-        if name.startswith("folder:"):
+        if name.endswith(":DIR"):
             continue
         reason = why_unusable(name, root)
         yield name, reason is None, reason or "splits " + ", ".join(split_names(name, root))

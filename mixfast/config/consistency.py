@@ -67,6 +67,8 @@ def _batches(config: Config) -> Iterator[str]:
             "batch are equally large; set training.accumulation to a divisor of that"
         )
     yield from _partners_in_parts(config)
+    if data.source == "torch":
+        yield from _unused(data, "data", {"decoder"}, "with data.source=torch, which decodes by Pillow")
     if config.method.num_inputs == 1:
         if config.msda.kind != "manifold-mixup":
             yield from _unused(data, "data", {"groups"}, "with method.num_inputs=1, which pairs no images")

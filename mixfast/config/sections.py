@@ -36,7 +36,10 @@ class AboutSection(Section):
 class DataSection(Section):
     """Images, and how they are put into batches."""
 
-    name: str = Field(min_length=1, description="Data set: cifar10, cifar100, tiny-imagenet, digits, folder:NAME, ...")
+    name: str = Field(
+        min_length=1,
+        description="Data set: cifar10, cifar100, tiny-imagenet, digits, folder:DIR, list:DIR, shards:DIR, ...",
+    )
     dir: str | None = Field(None, description="Folder that holds the data sets; null: $MIXFAST_DATA, else the cache.")
     cache_dir: str | None = Field(None, description="Folder for decoded images; null: $MIXFAST_CACHE, else the cache.")
     image_size: int | None = Field(
@@ -85,6 +88,24 @@ class DataSection(Section):
         le=1,
         description="Share of images of which a rectangle of 0.02 to 1/3 of the area is erased with N(0, 1) noise after "
         "normalisation (0.25 in DeiT, which thesis A.1.5 follows).",
+    )
+    source: Literal["auto", "resident", "dali", "torch"] = Field(
+        "auto",
+        description="Where pixels come from: decoded once and kept in memory; decoded while training by NVIDIA DALI, or by "
+        "Pillow in processes of a torch DataLoader; auto: resident where that fits resident_share, else dali, or torch where "
+        "DALI is not installed. The choice is written into the run's config.yaml.",
+    )
+    resident_share: float = Field(
+        0.5, gt=0, le=1, description="Of source=auto: the share of the free memory that decoded images may take."
+    )
+    decoder: Literal["cpu", "mixed"] = Field(
+        "cpu", description="Of source=dali: decode on the CPU, or (mixed) on the CUDA device that trains."
+    )
+    workers: int | None = Field(
+        None,
+        ge=1,
+        le=256,
+        description="Of source=dali and torch: threads or processes that decode; null: one a core.",
     )
     skip_corrupt: bool = Field(False, description="Leave out images that cannot be decoded, instead of stopping.")
 

@@ -1,4 +1,4 @@
-"""Data sets: names -> memory-resident `ImageSet`s, and the plan of which images each training step takes."""
+"""Data sets: names -> `ImageSet`s in memory or `StreamedSet`s on disk, and the plan of which images each step takes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from mixfast.data.prepare import PreparedSplit, prepare
 from mixfast.data.registry import data_set_names
 from mixfast.data.sampler import VIEWS, BatchPlan, EpochPlan, Views, plan_epoch
 from mixfast.data.shapes import DataShape, data_shape
+from mixfast.data.sources.kinds import SourceOptions
+from mixfast.data.sources.opening import Images, choose_source, open_images
+from mixfast.data.sources.streamed_set import StreamedSet
 
 __all__ = [
     "VIEWS",
@@ -21,12 +24,17 @@ __all__ = [
     "DataWarning",
     "EpochPlan",
     "ImageSet",
+    "Images",
     "OutOfMemoryError",
     "PreparedSplit",
+    "SourceOptions",
+    "StreamedSet",
     "Views",
+    "choose_source",
     "data_set_names",
     "data_shape",
     "load_split",
+    "open_images",
     "plan_epoch",
     "prepare",
     "split_names",

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 from torch import Tensor
 
+from mixfast.data.encoded import EncodedFile
 from mixfast.data.errors import CorruptImageError, DataError
 from mixfast.data.memory import require_memory
 from mixfast.data.pixels import UndecodableError, is_colour, pixels_of, read_pixels
@@ -33,7 +34,7 @@ class DecodedFiles:
 
 
 def decode_files(
-    files: Sequence[str], *, channels: int | None, image_size: int | None, skip_corrupt: bool, what: str
+    files: Sequence[EncodedFile], *, channels: int | None, image_size: int | None, skip_corrupt: bool, what: str
 ) -> DecodedFiles:
     """Decodes `files`, in order. `what` names them in messages and on the progress bar.
 
@@ -110,7 +111,7 @@ def in_parallel(count: int, work: Callable[[int], None], what: str) -> None:
             work(position)
         return stop - start
 
-    pool = ThreadPoolExecutor(_threads())
+    pool = ThreadPoolExecutor(usable_cores())
     try:
         with _progress() as progress:
             task = progress.add_task(what, total=count)
@@ -129,7 +130,7 @@ def corrupt_image_error(what: str, corrupt: Sequence[str]) -> CorruptImageError:
 
 
 def _first_size(
-    files: Sequence[str], read: Callable[[int], np.ndarray | None], image_size: int | None, what: str
+    files: Sequence[EncodedFile], read: Callable[[int], np.ndarray | None], image_size: int | None, what: str
 ) -> tuple[int, int, int]:
     """(position, height, width) of the first image that decodes; with `image_size`, nothing needs to be looked at."""
     if image_size is not None:
@@ -141,7 +142,7 @@ def _first_size(
     raise DataError(f"{what}: none of the {len(files):,} image files can be decoded")
 
 
-def _threads() -> int:
+def usable_cores() -> int:
     """The cores that this process may use, which in a container can be fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mixfast.data.errors import DataError
+from mixfast.data.labelled import locate
 from mixfast.data.paths import contents, images_below, subfolders
 from mixfast.data.source import RawSplit, check_split, split_of_files
 
@@ -49,16 +50,7 @@ class ImageFolder:
         )
 
     def _locate(self, root: Path) -> Path:
-        """DIR itself, absolute or relative to the working directory, else ROOT/DIR."""
-        if not self.directory:
-            raise DataError("folder: names no directory, expected folder:DIR")
-        places = [Path(self.directory).expanduser(), root / self.directory]
-        for place in places:
-            if place.is_dir():
-                return place
-        raise FileNotFoundError(
-            f"{self.name}: there is no folder {places[0].absolute()}, and none {places[1].absolute()}; {contents(root)}"
-        )
+        return locate(self.directory, root, "folder")
 
     def _actual_split(self, location: Path, split: str) -> str:
         present = subfolders(location)

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mixfast.data.errors import DataError
+from mixfast.data.sources.interface import Pixels, Request
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +45,8 @@ class ImageSet:
     def __post_init__(self) -> None:
         where = f"{self.name} ({self.split})"
         _check_images(self.images, where)
-        _check_labels(self.labels, len(self.images), self.classes, where)
-        _check_statistics(self.mean, self.std, self.images.shape[1], where)
+        check_labels(self.labels, len(self.images), self.classes, where)
+        check_statistics(self.mean, self.std, self.images.shape[1], where)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -61,6 +63,24 @@ class ImageSet:
     def image_shape(self) -> tuple[int, int]:
         """(H, W) in pixels."""
         return self.images.shape[2], self.images.shape[3]
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(N, c, H, W)."""
+        return tuple(self.images.shape)
+
+    @property
+    def device(self) -> torch.device:
+        return self.images.device
+
+    def stream(self, request: Request, steps: range, largest: int) -> Iterator[Pixels]:
+        """The pixels of each of `steps`: always the whole set, so that nobody needs to be asked what is wanted."""
+        for _ in steps:
+            yield Pixels(self.images)
+
+    def identity(self) -> bytes:
+        """What tells this set's images from others: each image's sum of pixels, which changes with any one of them."""
+        return self.images.sum((1, 2, 3), dtype=torch.int64).cpu().numpy().tobytes()
 
     def gather(self, index: Tensor) -> Tensor:
         """The images at `index` (int64 [n], on the images' device): uint8 [n, c, H, W], channels-last like the whole.
@@ -88,7 +108,7 @@ def _check_images(images: Tensor, where: str) -> None:
         raise DataError(f"{where}: images must be in channels-last memory, got strides {images.stride()}")
 
 
-def _check_labels(labels: Tensor, count: int, classes: tuple[str, ...], where: str) -> None:
+def check_labels(labels: Tensor, count: int, classes: tuple[str, ...], where: str) -> None:
     if labels.dtype != torch.int64 or labels.shape != (count,):
         raise DataError(
             f"{where}: labels must be int64 [{count}], one per image, got {labels.dtype} {list(labels.shape)}"
@@ -102,7 +122,7 @@ def _check_labels(labels: Tensor, count: int, classes: tuple[str, ...], where: s
         )
 
 
-def _check_statistics(mean: tuple[float, ...], std: tuple[float, ...], channels: int, where: str) -> None:
+def check_statistics(mean: tuple[float, ...], std: tuple[float, ...], channels: int, where: str) -> None:
     if len(mean) != channels or len(std) != channels:
         raise DataError(
             f"{where}: mean and std must have one number per channel ({channels}), got {len(mean)} and {len(std)}"

@@ -71,6 +71,12 @@ def why_unusable(name: str, root: str | Path | None = None) -> str | None:
     return None
 
 
+def left_out(raw: RawSplit, skipped: tuple[str, ...]) -> str:
+    """The warning about corrupt files that were left out ("file: reason" each)."""
+    names = "; ".join(skipped[:5]) + (" ..." if len(skipped) > 5 else "")
+    return f"{raw.name} ({raw.split}): left out {len(skipped):,} corrupt images: {names}"
+
+
 class SplitLoader:
     """Loads splits of one data set. Arguments as in `load_split`; with `require_cache`, a cache that cannot be written
     is CacheWriteError instead of a warning."""
@@ -142,12 +148,10 @@ class SplitLoader:
         return True
 
     def _report_skipped(self, skipped: tuple[str, ...], raw: RawSplit) -> None:
-        what = f"{raw.name} ({raw.split})"
         if skipped and not self.skip_corrupt:  # a cache made with skip_corrupt
-            raise corrupt_image_error(what, skipped)
+            raise corrupt_image_error(f"{raw.name} ({raw.split})", skipped)
         if skipped:
-            names = "; ".join(skipped[:5]) + (" ..." if len(skipped) > 5 else "")
-            warnings.warn(f"{what}: left out {len(skipped):,} corrupt images: {names}", DataWarning, stacklevel=4)
+            warnings.warn(left_out(raw, skipped), DataWarning, stacklevel=4)
 
     def _image_set(self, raw: RawSplit, entry: cache.CacheEntry) -> ImageSet:
         decoded, statistics = entry.decoded, entry.statistics

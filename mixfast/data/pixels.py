@@ -6,11 +6,16 @@ import struct
 import zlib
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
+
+from mixfast.data.encoded import EncodedFile, openable
 
 # One channel of brightness. Palette images ("P") count as colour: that is what palettes are mostly for.
 _SIXTEEN_BIT_GREY = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
 _GREY = _SIXTEEN_BIT_GREY | {"1", "L", "LA", "La", "F"}
+
+# EXIF orientations whose rows are the upright image's columns.
+_ORIENTATIONS_ON_THE_SIDE = frozenset({5, 6, 7, 8})
 
 # What Pillow raises for files that are not the images they claim to be.
 _UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
@@ -20,7 +25,7 @@ class UndecodableError(Exception):
     """The file's content is not an image that can be read; the message says why, not which file."""
 
 
-def read_pixels(file: str, channels: int, image_size: int | None) -> np.ndarray:
+def read_pixels(file: EncodedFile, channels: int, image_size: int | None) -> np.ndarray:
     """The image in `file` as uint8 [H, W, channels], upright (its EXIF orientation applied).
 
     channels 1 is Pillow's "L" (ITU-R 601 luma), 3 its "RGB": palettes are looked up, and transparency is dropped,
@@ -30,7 +35,7 @@ def read_pixels(file: str, channels: int, image_size: int | None) -> np.ndarray:
     Raises UndecodableError for bad content, OSError if the file cannot be read at all.
     """
     try:
-        with Image.open(file) as image:
+        with Image.open(openable(file)) as image:
             ImageOps.exif_transpose(image, in_place=True)
             return pixels_of(image, channels, image_size)
     except Image.DecompressionBombError as error:
@@ -62,13 +67,24 @@ def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
-def is_colour(file: str) -> bool:
+def is_colour(file: EncodedFile) -> bool:
     """Whether the header of `file` announces colour. An unreadable header announces nothing: decoding will tell."""
     try:
-        with Image.open(file) as image:
+        with Image.open(openable(file)) as image:
             return image.mode not in _GREY
     except (Image.DecompressionBombError, *_UNDECODABLE):
         return False
+
+
+def upright_size(file: EncodedFile) -> tuple[int, int] | None:
+    """(height, width) that `file` announces, its EXIF orientation applied; None where the header cannot be read."""
+    try:
+        with Image.open(openable(file)) as image:
+            width, height = image.size
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in _ORIENTATIONS_ON_THE_SIDE
+            return (width, height) if turned else (height, width)
+    except (Image.DecompressionBombError, *_UNDECODABLE):
+        return None
 
 
 def _convert(image: Image.Image, mode: str) -> Image.Image:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from mixfast.data.cifar_c import CIFAR10_C, CIFAR100_C
 from mixfast.data.digits import Digits
 from mixfast.data.errors import DataError, unknown_name
 from mixfast.data.fashion_mnist import FashionMnist
+from mixfast.data.file_list import FileList
 from mixfast.data.folder import ImageFolder
+from mixfast.data.shards import Shards
 from mixfast.data.source import Source
 from mixfast.data.tiny_imagenet import TinyImageNet
 from mixfast.data.torchvision_sets import CIFAR10, CIFAR100, SVHN
@@ -15,18 +19,19 @@ _SOURCES: dict[str, Source] = {
     source.name: source
     for source in (Digits(), FashionMnist(), CIFAR10, CIFAR100, SVHN, TinyImageNet(), CIFAR10_C, CIFAR100_C)
 }
-_FOLDER = "folder:"
+_OF_YOUR_OWN: dict[str, Callable[[str], Source]] = {"folder": ImageFolder, "list": FileList, "shards": Shards}
 
 
 def data_set_names() -> tuple[str, ...]:
-    """Every name that `find_source` takes; the last one stands for any folder."""
-    return (*_SOURCES, "folder:DIR")
+    """Every name that `find_source` takes; the last ones stand for any folder."""
+    return (*_SOURCES, *(f"{prefix}:DIR" for prefix in _OF_YOUR_OWN))
 
 
 def find_source(name: str) -> Source:
     """The data set called `name`. Raises DataError that suggests the nearest name if there is none."""
-    if name.startswith(_FOLDER):
-        return ImageFolder(name.removeprefix(_FOLDER))
+    prefix, colon, directory = name.partition(":")
+    if colon and prefix in _OF_YOUR_OWN:
+        return _OF_YOUR_OWN[prefix](directory)
     if name not in _SOURCES:
         raise DataError(unknown_name("data.name", name, data_set_names()))
     return _SOURCES[name]

@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 from mixfast.data.decode import decode_files
+from mixfast.data.encoded import EncodedFile, path_of
 from mixfast.data.errors import DataError, unknown_name
 from mixfast.data.paths import FileStamp, stamp_files
 from mixfast.data.statistics import Statistics
+
+CORRUPT_LEFT_OUT = ", corrupt files left out"
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class RawSplit:
     files       everything that the decoded images depend on; empty if decoding costs nothing worth a cache
     statistics  the published ones; None: the training split's, computed from its pixels
     decode      does the work; raises what `decode_files` does
+    images      the image files, one each, for those who decode them while training; empty where images lie in arrays
+    labels      int64 [N], theirs
     """
 
     name: str
@@ -53,6 +58,18 @@ class RawSplit:
     files: tuple[FileStamp, ...]
     statistics: Statistics | None
     decode: Callable[[DecodeOptions], Decoded] = field(repr=False)
+    images: tuple[EncodedFile, ...] = field(default=(), repr=False)
+    labels: Tensor | None = field(default=None, repr=False)
+
+    def require_every_class(self, labels_N: Tensor, but: str = "") -> None:
+        """Raises DataError, naming the class, unless every class has one of the images labelled `labels_N`."""
+        empty = (torch.bincount(labels_N, minlength=len(self.classes)) == 0).nonzero().flatten().tolist()
+        if empty:
+            names = ", ".join(repr(self.classes[label]) for label in empty[:5]) + (" ..." if len(empty) > 5 else "")
+            raise DataError(
+                f"{self.name} ({self.split}) below {self.location}{but}: no images of "
+                f"{'class' if len(empty) == 1 else 'classes'} {names}"
+            )
 
 
 class Source(Protocol):
@@ -79,7 +96,7 @@ def split_of_files(
     split: str,
     location: Path,
     classes: tuple[str, ...],
-    images: Sequence[str],
+    images: Sequence[EncodedFile],
     labels: Sequence[int],
     statistics: Statistics | None = None,
     also_read: Sequence[Path] = (),
@@ -91,7 +108,6 @@ def split_of_files(
     """
     what = f"{name} ({split})"
     labels_N = torch.tensor(labels, dtype=torch.int64)
-    _require_every_class(labels_N, classes, f"{what} below {location}")
 
     def decode(options: DecodeOptions) -> Decoded:
         channels = options.statistics.channels if options.statistics else None
@@ -99,15 +115,10 @@ def split_of_files(
             images, channels=channels, image_size=options.image_size, skip_corrupt=options.skip_corrupt, what=what
         )
         kept_labels = labels_N[torch.tensor(decoded.kept, dtype=torch.int64)]
-        _require_every_class(kept_labels, classes, f"{what} below {location}, corrupt files left out")
+        raw.require_every_class(kept_labels, CORRUPT_LEFT_OUT)
         return Decoded(decoded.images, kept_labels, decoded.skipped)
 
-    stamps = stamp_files((*also_read, *images), location)
-    return RawSplit(name, split, location, classes, stamps, statistics, decode)
-
-
-def _require_every_class(labels_N: Tensor, classes: tuple[str, ...], where: str) -> None:
-    empty = (torch.bincount(labels_N, minlength=len(classes)) == 0).nonzero().flatten().tolist()
-    if empty:
-        names = ", ".join(repr(classes[label]) for label in empty[:5]) + (" ..." if len(empty) > 5 else "")
-        raise DataError(f"{where}: no images of {'class' if len(empty) == 1 else 'classes'} {names}")
+    stamps = stamp_files((*also_read, *dict.fromkeys(map(path_of, images))), location)
+    raw = RawSplit(name, split, location, classes, stamps, statistics, decode, tuple(images), labels_N)
+    raw.require_every_class(labels_N)
+    return raw

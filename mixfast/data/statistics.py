@@ -30,10 +30,14 @@ def pixel_statistics(images_NHWC: Tensor) -> Statistics:
     Counts how often each of the 256 values occurs, so the sums are integers and no precision is lost however many
     pixels there are. A channel that never varies gets a deviation of 1: dividing by it must not give infinities.
     """
+    return statistics_of_counts(torch.stack([_histogram(images_NHWC[..., c]) for c in range(images_NHWC.shape[-1])]))
+
+
+def statistics_of_counts(counts_c256: Tensor) -> Statistics:
+    """The same from how often each channel has each of the 256 values: `counts_c256` (int64 [c, 256])."""
     means, deviations = [], []
     values = torch.arange(256, dtype=torch.float64) / 255
-    for channel in range(images_NHWC.shape[-1]):
-        counts = _histogram(images_NHWC[..., channel])
+    for counts in counts_c256:
         mean = float((values * counts).sum() / counts.sum())
         variance = float(((values - mean).square() * counts).sum() / counts.sum())
         means.append(mean)

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
+
 from mixfast.config import Config
-from mixfast.data import ImageSet, load_split
+from mixfast.data import Images, open_images
 from mixfast.evaluation import (
     active_filters,
     classifier_sharing_rate,
@@ -20,7 +22,7 @@ from mixfast.models import TokenCore
 from mixfast.training.checkpoint import CheckpointError
 from mixfast.training.evaluating import predict_logits
 from mixfast.training.run_directory import RunDirectory
-from mixfast.training.session import load_network, member_runs, open_run, resolve_device
+from mixfast.training.session import load_network, member_runs, open_run, opening_options, resolve_device
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def assess(
                 "networks of the same data can be evaluated together"
             )
     device = resolve_device(first.training.device)
-    data = _evaluation_set(first, data_dir, data_name, split).to(device)
+    data = _evaluation_set(first, data_dir, data_name, split, device)
     logits, analyses = [], {}
     for config, run in networks:
         network = load_network(config, run, data).to(device)
@@ -101,23 +103,20 @@ def _networks_of(path: str) -> list[tuple[Config, RunDirectory]]:
     return networks
 
 
-def _evaluation_set(config: Config, data_dir: str | None, data_name: str | None, split: str) -> ImageSet:
+def _evaluation_set(
+    config: Config, data_dir: str | None, data_name: str | None, split: str, device: torch.device
+) -> Images:
     """The images to evaluate on, with the mean and deviation that the networks were trained with."""
-    settings = config.data
-    options: dict[str, Any] = {
-        "root": data_dir or settings.dir,
-        "cache_dir": settings.cache_dir,
-        "image_size": settings.image_size,
-        "skip_corrupt": settings.skip_corrupt,
-    }
-    if data_name is None or data_name == settings.name:
-        return load_split(settings.name, split, **options)
-    own = load_split(settings.name, "test", **options)
-    other = load_split(data_name, split, **options)
+    own_name = config.data.name
+    options = {**opening_options(config), "root": data_dir or config.data.dir, "device": device}
+    if data_name is None or data_name == own_name:
+        return open_images(own_name, (split,), **options)[0]
+    (own,) = open_images(own_name, ("test",), **options)
+    (other,) = open_images(data_name, (split,), **options)
     if (other.num_classes, other.channels) != (own.num_classes, own.channels):
         raise ValueError(
             f"{data_name} has {other.num_classes} classes and {other.channels} channels, but the networks were trained "
-            f"on {settings.name} with {own.num_classes} and {own.channels}"
+            f"on {own_name} with {own.num_classes} and {own.channels}"
         )
     return replace(other, mean=own.mean, std=own.std)
 

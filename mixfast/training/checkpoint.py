@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
-from mixfast.data.image_set import ImageSet
+from mixfast.data import Images
 from mixfast.errors import MixfastError
 from mixfast.files import replacing
 
@@ -88,14 +88,9 @@ def _written(path: Path) -> Iterator[Path]:
         ) from error
 
 
-def fingerprint(data: ImageSet) -> str:
+def fingerprint(data: Images) -> str:
     """A short hash of a data set's images and labels, so that a run is not resumed on other data."""
-    digest = hashlib.sha256(repr((tuple(data.images.shape), data.classes)).encode())
+    digest = hashlib.sha256(repr((data.shape, data.classes)).encode())
     digest.update(data.labels.cpu().numpy().tobytes())
-    digest.update(_pixel_sums(data.images).numpy().tobytes())
+    digest.update(data.identity())
     return digest.hexdigest()[:16]
-
-
-def _pixel_sums(images: Tensor) -> Tensor:
-    """The sum of each image's pixels: changes with any one pixel, and is quick to take over a whole data set."""
-    return images.sum((1, 2, 3), dtype=torch.int64).cpu()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing, nullcontext
 
 import torch
 from mixfast_kernels import augment
 from torch import Tensor
 
-from mixfast.data.image_set import ImageSet
+from mixfast.data import Images
 from mixfast.methods import Network
 from mixfast.training.team import ALONE, Team
 
@@ -16,7 +16,7 @@ from mixfast.training.team import ALONE, Team
 @torch.no_grad()
 def predict_logits(
     network: Network,
-    data: ImageSet,
+    data: Images,
     batch_size: int,
     precision: AbstractContextManager | None = None,
     team: Team = ALONE,
@@ -25,7 +25,7 @@ def predict_logits(
 
     Args:
         network: put into evaluation mode, and back after.
-        data: on the network's device; not augmented, only normalised.
+        data: its pixels come to the network's device; not augmented, only normalised.
         batch_size: images at a time.
         precision: an autocast context to predict in.
         team: processes that share the batches; each gets all logits, the very ones that one process alone would.
@@ -33,16 +33,15 @@ def predict_logits(
     training = network.training
     network.eval()
     logits = []
-    batches = torch.arange(len(data), device=data.images.device).split(batch_size)
+    batches = torch.arange(len(data)).split(batch_size)
     rounds = -(-len(batches) // team.count)
-    for turn in range(rounds):
-        # Who has no batch left in the last round repeats the last batch.
-        index = batches[min(turn * team.count + team.ranks.rank, len(batches) - 1)]
-        images = augment(data.images, index=index, mean=data.mean, std=data.std)
-        if precision is None:
-            logits.append(network.predict(images).float())
-        else:
-            with precision:
+    # Who has no batch left in the last round repeats the last batch.
+    wanted = [batches[min(turn * team.count + team.ranks.rank, len(batches) - 1)] for turn in range(rounds)]
+    with closing(data.stream(wanted.__getitem__, range(rounds), batch_size)) as stream:
+        for index, pixels in zip(wanted, stream, strict=True):
+            place = pixels.locate(index.to(data.device))
+            images = augment(pixels.images, index=place, mean=data.mean, std=data.std)
+            with precision or nullcontext():
                 logits.append(network.predict(images).float())
     network.train(training)
     return _everybodys(logits, batch_size, team)[: len(data)]

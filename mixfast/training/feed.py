@@ -1,12 +1,15 @@
 """Batches: everything random about a training step, drawn on the device, without a Python call per sample.
 
-A batch is a pure function of the data, the configuration, the seed and the step, so a resumed run needs no state of it.
+A batch is a pure function of the data, the configuration, the seed and the step, so a resumed run needs no state of it,
+and which images a later step needs can be told, and they be decoded, before that step begins.
 
 Legend: B samples, M inputs each, V augmented views (B * M with independent views, fewer with shared ones), S sources a view.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -14,10 +17,11 @@ from mixfast_kernels import Mixing
 from torch import Tensor
 
 from mixfast.config import Config
-from mixfast.data.image_set import ImageSet
+from mixfast.data import Images
 from mixfast.data.kept import Kept
 from mixfast.data.randomness import HOST_STREAM, STEP_STREAM, host_generator, random_keys
-from mixfast.data.sampler import BatchPlan, EpochPlan, plan_epoch
+from mixfast.data.sampler import BatchPart, BatchPlan, EpochPlan, plan_epoch
+from mixfast.data.sources.interface import Pixels
 from mixfast.methods import HiddenMix, Method, Moment
 from mixfast.mixing import draw_pixel_mixing, draw_ratios, keep_main_predominant, visible_share
 from mixfast.training.ranks import ONE_PROCESS, Ranks
@@ -49,10 +53,10 @@ class Views:
 
 
 class Feed:
-    """Draws the batches of a training set that lies in the memory of the training device.
+    """Draws the batches of a training set.
 
     Args:
-        data: the training split, on ``device``.
+        data: the training split; its pixels come to the device it is on.
         method: draws the mix.
         config: the sections ``data``, ``msda`` and ``training.batch_size``, and the seed.
         grid: the stem's output grid for these images.
@@ -62,7 +66,7 @@ class Feed:
 
     def __init__(
         self,
-        data: ImageSet,
+        data: Images,
         method: Method,
         config: Config,
         grid: tuple[int, int],
@@ -70,10 +74,11 @@ class Feed:
         ranks: Ranks = ONE_PROCESS,
     ) -> None:
         self.data, self.method, self.config, self.grid, self.ranks = data, method, config, grid, ranks
-        self.device = data.images.device
+        self.device = data.device
         self.generator = torch.Generator(self.device)
         self.batch_size = config.training.batch_size
         self.make_views = ViewMaker(data, config, self.generator, dtype)
+        self._has_partners = config.msda.kind not in ("none", "manifold-mixup")
 
     @property
     def steps_per_epoch(self) -> int:
@@ -94,16 +99,27 @@ class Feed:
         )
         return plan.to(self.device)
 
-    def batch(self, plan: EpochPlan, step: int, moment: Moment) -> Batch:
-        """Step ``step`` (from 0) of the epoch ``moment.epoch``."""
-        global_step = (moment.epoch - 1) * len(plan) + step
-        self.generator.manual_seed(int(random_keys((1,), seed=self.config.seed, stream=STEP_STREAM + global_step)))
+    def batches(self, plan: EpochPlan, moment: Moment, first: int = 0) -> Iterator[Batch]:
+        """The steps of the epoch ``moment.epoch`` from ``first`` (from 0) on; what must be decoded is decoded ahead.
+
+        Raises:
+            DataError: a file cannot be decoded; the message names it.
+        """
+        pixels = self._pixels(plan, moment, range(first, len(plan)))
+        with closing(pixels):
+            for step, pixels_of_step in enumerate(pixels, first):
+                yield self.batch(plan, step, moment, pixels_of_step)
+
+    def batch(self, plan: EpochPlan, step: int, moment: Moment, pixels: Pixels | None = None) -> Batch:
+        """Step ``step`` (from 0) of the epoch ``moment.epoch``, of ``pixels``; by default they are fetched, and waited for."""
+        if pixels is None:
+            with closing(self._pixels(plan, moment, range(step, step + 1))) as alone:
+                pixels = next(alone)
+        global_step = self._begin(plan, step, moment)
         mixing = self.method.draw(self.batch_size, self.grid, moment, generator=self.generator, device=self.device)
         slots = plan.batch(step, self.config.data.views)
-        part = None
-        if self.ranks.count > 1:
-            part = plan.part(step, self.config.data.views, self.ranks.rank, self.ranks.count)
-        views = self._views(slots, mixing, global_step, None if part is None else part.views)
+        part = self._part(plan, step)
+        views = self._views(pixels, slots, mixing, global_step, None if part is None else part.views)
         target = self.data.labels[slots.images][slots.slots]
         weight = self.method.loss_weights(mixing)
         other = None if views.other is None else views.other[slots.slots]
@@ -123,13 +139,58 @@ class Feed:
         hidden_mix = None if hidden_mix is None else hidden_mix.rows(rows)
         return Batch(views.images, part.slots, mixing.rows(rows), target, weight, other, share, hidden_mix, rows)
 
-    def _views(self, slots: BatchPlan, mixing: Mixing, global_step: int, kept: Kept | None) -> Views:
-        count = len(slots.images)
-        if self.config.msda.kind in ("none", "manifold-mixup"):
-            return Views(self.make_views(slots.images[:, None], None, global_step, kept))
-        partner = torch.randint(len(self.data), (count,), generator=self.generator, device=self.device)
+    def _part(self, plan: EpochPlan, step: int) -> BatchPart | None:
+        """What this process makes of the step; None: all of it."""
+        if self.ranks.count == 1:
+            return None
+        return plan.part(step, self.config.data.views, self.ranks.rank, self.ranks.count)
+
+    def _begin(self, plan: EpochPlan, step: int, moment: Moment) -> int:
+        """Puts the generator where the step begins; the step's number in the run."""
+        global_step = (moment.epoch - 1) * len(plan) + step
+        self.generator.manual_seed(int(random_keys((1,), seed=self.config.seed, stream=STEP_STREAM + global_step)))
+        return global_step
+
+    def _pixels(self, plan: EpochPlan, moment: Moment, steps: range) -> Iterator[Pixels]:
+        """The pixels of every one of ``steps``: of the images in the views that this process makes."""
+        on_host = plan.to("cpu")
+
+        def request(step: int) -> Tensor:
+            shown = on_host.batch(step, self.config.data.views).images[:, None]
+            if self._has_partners:
+                shown = torch.cat((shown, self._partners_ahead(plan, step, moment, len(shown))[:, None]), 1)
+            part = self._part(on_host, step)
+            return shown.unique() if part is None else shown[part.views.device].unique()
+
+        views = plan.slots[0].numel() if self.config.data.views == "independent" else plan.images.shape[1]
+        largest = plan.images.shape[1] + (views if self._has_partners else 0)
+        return self.data.stream(request, steps, min(largest, len(self.data)))
+
+    def _partners_ahead(self, plan: EpochPlan, step: int, moment: Moment, views: int) -> Tensor:
+        """The images that the step's views will be mixed with, on the host: drawn as the step itself will draw them.
+
+        On CUDA on a stream of its own, so that the host does not wait for the steps that are under way.
+        """
+        with self._aside():
+            self._begin(plan, step, moment)
+            self.method.draw(self.batch_size, self.grid, moment, generator=self.generator, device=self.device)
+            return self._draw_partners(views).cpu()
+
+    def _aside(self) -> AbstractContextManager:
+        return torch.cuda.stream(torch.cuda.Stream(self.device)) if self.device.type == "cuda" else nullcontext()
+
+    def _draw_partners(self, views: int) -> Tensor:
+        return torch.randint(len(self.data), (views,), generator=self.generator, device=self.device)
+
+    def _views(self, pixels: Pixels, slots: BatchPlan, mixing: Mixing, global_step: int, kept: Kept | None) -> Views:
+        # Of images in views that other processes make there are no pixels here, nor is their place looked at.
+        main = pixels.locate(slots.images)
+        if not self._has_partners:
+            return Views(self.make_views(pixels.images, main[:, None], None, global_step, kept))
+        partner = self._draw_partners(len(main))
         pixel_mixing, share = self._pixel_mixing(slots, mixing)
-        images = self.make_views(torch.stack((slots.images, partner), 1), pixel_mixing, global_step, kept)
+        sources = torch.stack((main, pixels.locate(partner)), 1)
+        images = self.make_views(pixels.images, sources, pixel_mixing, global_step, kept)
         return Views(images, self.data.labels[partner], share)
 
     def _pixel_mixing(self, slots: BatchPlan, mixing: Mixing) -> tuple[Mixing, Tensor]:

@@ -7,7 +7,7 @@ plain network that the recipe asks to be compared with.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from rich.console import Console
 from torch import Tensor
 
 from mixfast.config import Config, other_method, plain_baseline
-from mixfast.data import DataShape, ImageSet, load_split, validation_split
+from mixfast.data import DataShape, Images, SourceOptions, StreamedSet, choose_source, open_images, validation_split
 from mixfast.evaluation import concatenate_members, evaluate_logits
 from mixfast.methods import METHODS, Method, Network, create_model
 from mixfast.models import is_transformer
@@ -30,15 +30,16 @@ from mixfast.training.team import ALONE, Team
 from mixfast.training.trainer import Trainer, total_steps
 
 BASELINE = "single"
+SPLITS = ("train", "test")
 
 
 @dataclass(frozen=True)
 class Splits:
     """The data of a run, on the training device. ``held_out`` selects the epoch, ``test`` gives the final figures."""
 
-    train: ImageSet
-    held_out: ImageSet
-    test: ImageSet
+    train: Images
+    held_out: Images
+    test: Images
 
 
 def resolve_device(name: str, ranks: Ranks = ONE_PROCESS) -> torch.device:
@@ -104,24 +105,38 @@ def check_shares(config: Config, count: int) -> None:
 
 
 def load_data(config: Config, device: torch.device) -> Splits:
-    """Reads the splits that ``evaluation.select`` needs, once for all networks of a run."""
+    """Opens the splits that ``evaluation.select`` needs, once for all networks of a run."""
+    train, test = open_images(config.data.name, SPLITS, device=device, **opening_options(config))
+    held_out = test
+    if config.evaluation.select == "validation":
+        train, held_out = validation_split(train, config.data.validation, config.seed)
+    return Splits(train, held_out, test)
+
+
+def opening_options(config: Config) -> dict[str, Any]:
+    """The settings of ``data`` that ``open_images`` and ``choose_source`` take."""
     settings = config.data
-    options: dict[str, Any] = {
+    return {
+        "options": SourceOptions(settings.source, settings.decoder, settings.workers, settings.resident_share),
         "root": settings.dir,
         "cache_dir": settings.cache_dir,
         "image_size": settings.image_size,
         "skip_corrupt": settings.skip_corrupt,
     }
-    train = load_split(settings.name, "train", **options)
-    test = load_split(settings.name, "test", **options)
-    held_out = test
-    if config.evaluation.select == "validation":
-        train, held_out = validation_split(train, settings.validation, config.seed)
-    test_on_device = test.to(device)
-    return Splits(train.to(device), test_on_device if held_out is test else held_out.to(device), test_on_device)
 
 
-def build_network(config: Config, data: ImageSet | DataShape) -> tuple[Network, Method]:
+def _chosen_source(config: Config, run: RunDirectory, device: torch.device, ranks: Ranks) -> str:
+    """What ``data.source=auto`` stands for is chosen once and written down: later, memory may be fuller."""
+    if run.config_file.exists():
+        return run.read_config().data.source
+    options = opening_options(config)
+    # Every process of this machine would hold the set.
+    share = options["options"].resident_share / ranks.local_count
+    options["options"] = replace(options["options"], resident_share=share)
+    return choose_source(config.data.name, SPLITS, device=device, **options)
+
+
+def build_network(config: Config, data: Images | DataShape) -> tuple[Network, Method]:
     """The network and method of a configuration, initialised from its seed.
 
     Raises:
@@ -146,7 +161,7 @@ def build_network(config: Config, data: ImageSet | DataShape) -> tuple[Network, 
     return network, method.fitted_to(network.core)
 
 
-def load_network(config: Config, run: RunDirectory, data: ImageSet) -> Network:
+def load_network(config: Config, run: RunDirectory, data: Images) -> Network:
     """The network of a run with its selected weights, on the CPU, in the layout it was trained in."""
     network, _ = build_network(config, data)
     load_weights(run.best, network)
@@ -177,6 +192,9 @@ class Session:
         if config.training.deterministic:
             torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = not config.training.deterministic
+        if config.data.source == "auto":
+            kind = team.on_first(lambda: _chosen_source(config, run, self.device, team.ranks))
+            self.config = config = config.replace(data={"source": kind})
         with team.first_on_machine():
             self.splits = load_data(config, self.device)
         self._announce()
@@ -283,6 +301,8 @@ class Session:
             f"({splits.test.split}); device {self.device}",
             highlight=False,
         )
+        source = splits.train.source.describe() if isinstance(splits.train, StreamedSet) else "resident, in memory"
+        say(f"source: {source}", highlight=False)
         if splits.train.skipped or splits.test.skipped:
             say(f"skipped {splits.train.skipped} corrupt training and {splits.test.skipped} corrupt test images")
         if self.config.evaluation.select == "test":

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.tensorboard import SummaryWriter
 
 from mixfast.config import Config, differences
-from mixfast.data.image_set import ImageSet
+from mixfast.data import Images
 from mixfast.data.randomness import NETWORK_STREAM, random_keys
 from mixfast.errors import MixfastError
 from mixfast.evaluation import evaluate_logits
@@ -82,15 +82,15 @@ class Trainer:
         config: Config,
         network: Network,
         method: Method,
-        train_set: ImageSet,
-        held_out: ImageSet,
+        train_set: Images,
+        held_out: Images,
         run: RunDirectory,
         console: Console,
         team: Team = ALONE,
     ) -> None:
         self.config, self.method, self.held_out, self.run, self.console = config, method, held_out, run, console
         self.team = team
-        self.device = train_set.images.device
+        self.device = train_set.device
         self.network = network.to(self.device).with_layout(config.training.channels_last)
         if team.count > 1 and config.training.batch_norm == "synchronised":
             synchronise_batch_norms(self.network, team.count)
@@ -178,10 +178,11 @@ class Trainer:
         # A checkpoint may lie behind an epoch's last step, its evaluation still to come.
         if self.team.count > 1 and not self._is_settled and self.position.step < last:
             self._settle(self.feed.batch(plan, self.position.step - first, moment))
+        batches = self.feed.batches(plan, moment, self.position.step - first)
         clock = _Clock(self.position.train_seconds)
         saved = time.monotonic()
         while self.position.step < last:
-            batch = self.feed.batch(plan, self.position.step - first, moment)
+            batch = next(batches)
             self.meter.add(self._step(batch), self.position.step, len(batch.target))
             self.position.step += 1
             progress.advance()

@@ -11,10 +11,10 @@ from mixfast_kernels import Mixing, augment
 from torch import Tensor
 
 from mixfast.config import Config
+from mixfast.data import Images
 from mixfast.data.augmix import augmix
 from mixfast.data.autoaugment import AutoAugment
 from mixfast.data.erasing import random_erasing
-from mixfast.data.image_set import ImageSet
 from mixfast.data.kept import Kept
 from mixfast.data.randomness import HOST_STREAM, IMAGE_STREAM, host_generator
 
@@ -26,20 +26,22 @@ class ViewMaker:
     """Makes the views of a step: crop and flip, image operations, normalise, erase, blend.
 
     Args:
-        data: the images, on the training device.
+        data: whose images they will be; gives their size, mean and deviation.
         config: the section ``data``, and the seed.
         generator: on that device; whenever views are made, its state must be the step's own.
         dtype: of the views.
     """
 
-    def __init__(self, data: ImageSet, config: Config, generator: torch.Generator, dtype: torch.dtype) -> None:
+    def __init__(self, data: Images, config: Config, generator: torch.Generator, dtype: torch.dtype) -> None:
         self.data, self.settings, self.seed = data, config.data, config.seed
         self.generator, self.dtype = generator, dtype
         policy = config.data.autoaugment
-        self.autoaugment = None if policy == "none" else AutoAugment(policy, data.image_shape, data.images.device)
+        self.autoaugment = None if policy == "none" else AutoAugment(policy, data.image_shape, data.device)
 
-    def __call__(self, index: Tensor, mixing: Mixing | None, global_step: int, kept: Kept | None = None) -> Tensor:
-        """``index`` int64 ``[V, S]`` into the images, and how S > 1 sources are blended, to float ``[V, c, H, W]``.
+    def __call__(
+        self, images: Tensor, index: Tensor, mixing: Mixing | None, global_step: int, kept: Kept | None = None
+    ) -> Tensor:
+        """``index`` int64 ``[V, S]`` into ``images`` (uint8), and how S > 1 sources are blended, to float ``[V, c, H, W]``.
 
         With ``kept`` only those of the V views are made, of the same draws.
         """
@@ -50,15 +52,15 @@ class ViewMaker:
             mixing = None if mixing is None else mixing.rows(kept.device)
         sources = None if kept is None else kept.each(index.shape[1])
         if not (settings.augmix or self.autoaugment or settings.random_erasing > 0):
-            return self._normalised(self.data.images, mixing=mixing, **windows)
+            return self._normalised(images, mixing=mixing, **windows)
         # What works on whole images takes every source by itself, and the sources are blended last.
         image_rng = host_generator(seed=self.seed, stream=IMAGE_STREAM + global_step)
-        images = self._sources(_one_by_one(windows), image_rng, global_step, sources)
+        made = self._sources(images, _one_by_one(windows), image_rng, global_step, sources)
         if settings.random_erasing > 0:
-            images = random_erasing(
-                images, settings.random_erasing, host_rng=image_rng, generator=self.generator, kept=sources
+            made = random_erasing(
+                made, settings.random_erasing, host_rng=image_rng, generator=self.generator, kept=sources
             )
-        return images if mixing is None else _blended(images.unflatten(0, index.shape), mixing)
+        return made if mixing is None else _blended(made.unflatten(0, index.shape), mixing)
 
     def _windows(self, index: Tensor) -> Windows:
         """Draws a crop and a flip for every source, ``[V, S, ...]``."""
@@ -70,17 +72,19 @@ class ViewMaker:
             flip = torch.rand(index.shape, generator=self.generator, device=device) < 0.5
         return {"index": index, "crop": crop, "flip": flip, "pad": pad}
 
-    def _sources(self, windows: Windows, image_rng: np.random.Generator, global_step: int, kept: Kept | None) -> Tensor:
+    def _sources(
+        self, images: Tensor, windows: Windows, image_rng: np.random.Generator, global_step: int, kept: Kept | None
+    ) -> Tensor:
         """Crops, flips, operates on and normalises sources that stand alone: float ``[N, c, H, W]``."""
         if self.settings.augmix:
-            pixels = augment(self.data.images, dtype=torch.uint8, **windows)
+            pixels = augment(images, dtype=torch.uint8, **windows)
             host_rng = host_generator(seed=self.seed, stream=HOST_STREAM + global_step)
             statistics = {"mean": self.data.mean, "std": self.data.std}
             return augmix(pixels, host_rng=host_rng, generator=self.generator, kept=kept, **statistics).to(self.dtype)
         if self.autoaugment:
-            pixels = augment(self.data.images, dtype=torch.uint8, **windows)
+            pixels = augment(images, dtype=torch.uint8, **windows)
             return self._normalised(self.autoaugment(pixels, host_rng=image_rng, kept=kept))
-        return self._normalised(self.data.images, **windows)
+        return self._normalised(images, **windows)
 
     def _normalised(self, images: Tensor, **arguments: Mixing | Tensor | int | None) -> Tensor:
         return augment(images, mean=self.data.mean, std=self.data.std, dtype=self.dtype, **arguments)

@@ -1,0 +1,123 @@
+"""Whole runs through sources that decode while training: the resident run's bits, stopped, killed and resumed."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small_runs import SMALL, assert_same_run, final_state
+
+from mixfast.data.errors import DataError
+from mixfast.data.sources import opening
+from mixfast.data.sources.dali_presence import why_no_dali
+from mixfast.training.assessment import assess
+from mixfast.training.run_directory import RunDirectory
+from mixfast.training.session import open_run
+
+HAS_DALI = why_no_dali("cpu", torch.device("cpu")) is None
+STREAMING = (
+    "torch",
+    pytest.param("dali", marks=pytest.mark.skipif(not HAS_DALI, reason="NVIDIA DALI is not installed")),
+)
+
+
+@pytest.fixture
+def shapes(tmp_path):
+    """Bright squares on the left or on the right, under noise: 60 training and 20 test images of 8 x 8 pixels, as PNGs."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 30), ("test", 10)):
+        for label in ("left", "right"):
+            (tmp_path / "shapes" / split / label).mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.integers(0, 120, (8, 8, 3)).astype(np.uint8)
+                pixels[2:6, slice(0, 4) if label == "left" else slice(4, 8)] += 100
+                Image.fromarray(pixels).save(tmp_path / "shapes" / split / label / f"{number:02}.png")
+    return tmp_path / "shapes"
+
+
+def settings(folder, source):
+    return (
+        f"data.name=folder:{folder}",
+        f"data.source={source}",
+        f"data.cache_dir={folder.parent / 'cache'}",
+        "data.workers=1",
+        "data.repetition=2",
+        "data.pad=1",
+        "training.batch_size=8",
+        "msda.kind=cutmix",
+        "data.validation=0.2",
+        "evaluation.select=validation",
+        "schedule.epochs=2",
+        "schedule.decay_epochs=[]",
+        "schedule.warmup_epochs=0",
+    )
+
+
+def trained_state(path):
+    """What training gave, without the record of the configuration."""
+    tensors, rng, metrics, summary, best = final_state(path)
+    return {name: torch.as_tensor(value) for name, value in tensors.items()}, metrics, summary, best
+
+
+@pytest.mark.parametrize("source", STREAMING)
+def test_a_run_ends_in_the_resident_bits_and_so_does_a_resumed_one(source, shapes, small_config, run_session, tmp_path):
+    for name in (source, "resident"):
+        assert run_session(small_config(*settings(shapes, name)), tmp_path / name)
+    (tensors, *rest), (expected, *others) = trained_state(tmp_path / source), trained_state(tmp_path / "resident")
+    assert all(torch.equal(tensors[name], value) for name, value in expected.items()) and rest == others
+
+    path, stops = tmp_path / "parts", random.Random(source)
+    finished = run_session(small_config(*settings(shapes, source)), path, stop_after=stops.randrange(3, 9))
+    pauses = 0
+    while not finished:
+        pauses += 1
+        finished = run_session(open_run(path)[0], path, stop_after=stops.randrange(9, 30), resume=True)
+    assert pauses >= 1
+    assert_same_run(tmp_path / source, path)
+    assert assess([str(path)]).metrics["top1"] == RunDirectory(path).read_summary()["top1"]
+
+
+@pytest.mark.parametrize("source", STREAMING)
+def test_killed_in_mid_epoch_and_resumed(source, shapes, small_config, run_session, tmp_path):
+    overrides = (*settings(shapes, source), "training.checkpoint_minutes=0.0005", "schedule.epochs=15")
+    assert run_session(small_config(*overrides), tmp_path / "whole")
+    path = tmp_path / "killed"
+    command = [sys.executable, "-m", "mixfast", "train", "quickstart", "--out", str(path), *SMALL, *overrides]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    last, deadline = RunDirectory(path).last, time.monotonic() + 600
+    while process.poll() is None and not (last.exists() and torch.load(last, weights_only=True)["position"]["step"]):
+        assert time.monotonic() < deadline, "no checkpoint within ten minutes"
+        time.sleep(0.01)
+    assert process.poll() is None, "it ended before it could be killed"
+    process.kill()
+    output, _ = process.communicate()
+    assert f"source: {source}, decoded" in output
+    assert run_session(open_run(path)[0], path, resume=True)
+    assert_same_run(tmp_path / "whole", path)
+
+
+def test_what_auto_chose_is_kept_by_a_resume(shapes, small_config, run_session, tmp_path, monkeypatch):
+    path, config = tmp_path / "run", small_config(*settings(shapes, "auto"))
+    assert not run_session(config, path, stop_after=5)
+    assert open_run(path)[0].data.source == "resident"
+    monkeypatch.setattr(opening, "available_memory", lambda: 0)
+    assert run_session(config, path, resume=True)
+    assert open_run(path)[0].data.source == "resident"
+
+
+@pytest.mark.parametrize("source", STREAMING)
+def test_a_broken_file_stops_the_run_with_its_name(source, shapes, small_config, run_session, tmp_path):
+    run_session(small_config(*settings(shapes, source), "schedule.max_steps=1"), tmp_path / "statistics are known")
+    stamp = (shapes / "train/left/07.png").stat()
+    broken = b"x" * stamp.st_size
+    (shapes / "train/left/07.png").write_bytes(broken)
+    os.utime(shapes / "train/left/07.png", ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    with pytest.raises(DataError, match=r"cannot decode .*left/07.png"):
+        run_session(small_config(*settings(shapes, source)), tmp_path / "run")
