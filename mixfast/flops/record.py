@@ -16,7 +16,7 @@ from mixfast.flops.tables import ThesisTable
 VERSION = 1
 CONVENTION = (
     "A multiply-add is one term of a matrix product or convolution; torch's FLOPs are two. Sums, norms, activations, softmaxes, "
-    "products of weights with weights, and the optimiser are left out.",
+    "products of weights with weights, which are done once a batch, and the optimiser are left out.",
     "Inference: predictions of all subnetworks for one image. A training step: forward and backward pass for one sample of M "
     "inputs, with as many encoders as a drawn mix can show at a position; what a backward pass takes anew counts again.",
     "Kept: what autograd saves for the backward pass of a whole batch, in float32, eager; memory shared by several tensors "
