@@ -20,6 +20,7 @@ from mixfast.config import Config
 from mixfast.data import CorruptImageError, DataError, ImageSet, SourceOptions, StreamedSet, open_images
 from mixfast.methods import METHODS, Moment
 from mixfast.training.feed import Batch, Feed
+from mixfast.training.ranks import ONE_PROCESS, Ranks
 
 Folder = Callable[..., Path]
 COUNTS = {"train/cat": 9, "train/dog": 8, "test/cat": 3, "test/dog": 2}
@@ -36,7 +37,7 @@ def all_pixels(data: ImageSet | StreamedSet, size: int = 4) -> torch.Tensor:
     return torch.cat(found)
 
 
-def feed_of(data: ImageSet | StreamedSet, sections: dict | None = None) -> Feed:
+def feed_of(data: ImageSet | StreamedSet, sections: dict | None = None, ranks: Ranks = ONE_PROCESS) -> Feed:
     values = {
         "data": {"name": "pets", "pad": 1, "flip": True, "repetition": 2},
         "model": {"name": "wrn10-1"},
@@ -49,7 +50,7 @@ def feed_of(data: ImageSet | StreamedSet, sections: dict | None = None) -> Feed:
         values[section] = {**values.get(section, {}), **changes}
     config = Config.model_validate(values)
     method = METHODS[config.method.name].from_settings(config.method.model_dump())
-    return Feed(data, method, config, data.image_shape)
+    return Feed(data, method, config, data.image_shape, ranks=ranks)
 
 
 def epoch_of(feed: Feed, epoch: int = 2, first: int = 0) -> list[Batch]:
@@ -106,6 +107,35 @@ def test_batches_are_the_same_bits_whole_epochs_and_resumed(kind: str, mix: str,
         for one, other in zip(got, expected[first:], strict=True):
             assert_equal(one, other)
     assert_equal(streamed.batch(streamed.plan(2), 3, Moment(2, 5)), expected[3])
+
+
+@pytest.mark.parametrize("mix", MIXES)
+def test_a_process_of_two_decodes_what_it_shows_and_no_more(mix: str, image_folder: Folder, monkeypatch) -> None:
+    folder = image_folder(COUNTS, size=(8, 8))
+    in_files, in_memory = (opened(folder, kind, ("train",))[0] for kind in ("torch", "resident"))
+    asked: list[set[int]] = []
+    stream = StreamedSet.stream
+
+    def watched(data: StreamedSet, request: Callable, steps: range, largest: int):
+        def remembered(step: int) -> torch.Tensor:
+            wanted = request(step)
+            asked.append(set(wanted.tolist()))
+            assert len(wanted) <= largest
+            return wanted
+
+        return stream(data, remembered, steps, largest)
+
+    monkeypatch.setattr(StreamedSet, "stream", watched)
+    groups = {"data": {**MIXES[mix].get("data", {}), "groups": 2}}
+    seen = []
+    for rank in range(2):
+        streamed, resident = (feed_of(data, {**MIXES[mix], **groups}, Ranks(rank, 2)) for data in (in_files, in_memory))
+        asked.clear()
+        for one, other in zip(epoch_of(streamed), epoch_of(resident), strict=True):
+            assert_equal(one, other)
+        seen.append([set(step) for step in asked])
+    if mix in ("plain", "shared"):  # no partners: the processes of a step have no image in common
+        assert all(not mine & others and len(mine) == len(others) == 2 for mine, others in zip(*seen, strict=True))
 
 
 @pytest.mark.parametrize("kind", STREAMING)

@@ -182,7 +182,7 @@ def test_cutmix_and_mixup_at_once_share_labels_as_pixels_are_shared(method, view
     partners = []
     blend = feed.make_views
     monkeypatch.setattr(
-        feed, "make_views", lambda index, mixing, *rest: partners.append(index[:, 1]) or blend(index, mixing, *rest)
+        feed, "make_views", lambda images, index, *rest: partners.append(index[:, 1]) or blend(images, index, *rest)
     )
     shares, num_values = [], []
     for step in range(2):
