@@ -38,7 +38,7 @@ class DataSection(Section):
 
     name: str = Field(
         min_length=1,
-        description="Data set: cifar10, cifar100, tiny-imagenet, digits, folder:DIR, list:DIR, shards:DIR, ...",
+        description="Data set: cifar100, tiny-imagenet, digits, folder:DIR, list:DIR, shards:DIR, ...",
     )
     dir: str | None = Field(None, description="Folder that holds the data sets; null: $MIXFAST_DATA, else the cache.")
     cache_dir: str | None = Field(None, description="Folder for decoded images; null: $MIXFAST_CACHE, else the cache.")

@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from small_runs import SMALL, assert_same_run, final_state
 from mixfast.data.errors import DataError
 from mixfast.data.sources import opening
 from mixfast.data.sources.dali_presence import why_no_dali
+from mixfast.recipes import load_recipe
 from mixfast.training.assessment import assess
 from mixfast.training.run_directory import RunDirectory
 from mixfast.training.session import open_run
@@ -121,3 +123,63 @@ def test_a_broken_file_stops_the_run_with_its_name(source, shapes, small_config,
     os.utime(shapes / "train/left/07.png", ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     with pytest.raises(DataError, match=r"cannot decode .*left/07.png"):
         run_session(small_config(*settings(shapes, source)), tmp_path / "run")
+
+
+RECIPES = {
+    # Table 3.5, on the classes that are at hand.
+    "tiny-imagenet-preact-resnet18-1-cut-mixmo-b4": ("two_tiny_classes", ("training.batch_size=8",)),
+    # Table 4.2b, on a folder in ImageNet's layout with pictures of several sizes.
+    "vit-imagenet100-convit-mixvit-embedding-twice-decay": ("imagenet_layout", ("training.batch_size=6",)),
+}
+
+
+@pytest.fixture
+def imagenet_layout(tmp_path):
+    """imagenet100/{train,val}/CLASS/*.JPEG: two classes of larger pictures than the recipe's 224 pixels."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 6), ("val", 2)):
+        for wordnet_id in ("n01440764", "n01443537"):
+            (tmp_path / "imagenet100" / split / wordnet_id).mkdir(parents=True)
+            for number in range(count):
+                blocks = Image.fromarray(rng.integers(0, 256, (8, 8, 3)).astype(np.uint8))
+                size = tuple(int(side) for side in rng.integers(230, 500, 2))
+                blocks.resize(size, Image.Resampling.BICUBIC).save(
+                    tmp_path / "imagenet100" / split / wordnet_id / f"{number}.JPEG", quality=90
+                )
+    return tmp_path
+
+
+@pytest.fixture
+def two_tiny_classes(tmp_path):
+    """The first two classes of the Tiny ImageNet at hand, in its layout; fewer images to evaluate on."""
+    data = os.environ.get("MIXFAST_DATA")
+    whole = next(iter(Path(data).glob("*/wnids.txt")), None) if data else None
+    if whole is None:
+        pytest.skip("no Tiny ImageNet in MIXFAST_DATA")
+    part, wordnet_ids = tmp_path / "tiny-imagenet-200", whole.read_text().split()[:2]
+    (part / "train").mkdir(parents=True)
+    (part / "val/images").mkdir(parents=True)
+    (part / "wnids.txt").write_text("\n".join(wordnet_ids))
+    for wordnet_id in wordnet_ids:
+        (part / "train" / wordnet_id).symlink_to(whole.parent / "train" / wordnet_id)
+    lines = (whole.parent / "val/val_annotations.txt").read_text().splitlines()
+    lines = [line for line in lines if line.split("\t")[1] in wordnet_ids]
+    (part / "val/val_annotations.txt").write_text("\n".join(lines))
+    for image in (line.split("\t")[0] for line in lines):
+        (part / "val/images" / image).symlink_to(whole.parent / "val/images" / image)
+    return tmp_path
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("source", ["resident", *STREAMING])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipes_run_and_resume_in_mid_epoch(recipe, source, request, run_session, tmp_path):
+    """As they stand, but for the batch size and the number of steps; the folder's name is the recipe's own."""
+    data = request.getfixturevalue(RECIPES[recipe][0])
+    overrides = (*RECIPES[recipe][1], f"data.source={source}", "schedule.max_steps=3", "training.compile=off")
+    config = load_recipe(recipe, [*overrides, f"data.cache_dir={tmp_path / 'cache'}"], data_dir=data)
+    assert run_session(config, tmp_path / "whole")
+    assert not run_session(config, tmp_path / "parts", stop_after=2)
+    assert torch.load(RunDirectory(tmp_path / "parts").last, weights_only=True)["position"]["step"] in (1, 2)
+    assert run_session(config, tmp_path / "parts", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
