@@ -181,9 +181,12 @@ def test_cutmix_and_mixup_at_once_share_labels_as_pixels_are_shared(method, view
     values = (feed.data.images[:, 0, 0, 0].double() / 255 - MEAN[0]) / STD[0]
     partners = []
     blend = feed.make_views
-    monkeypatch.setattr(
-        feed, "make_views", lambda index, mixing, step: partners.append(index[:, 1]) or blend(index, mixing, step)
-    )
+
+    def remembering(images: Tensor, index: Tensor, *rest: Any) -> Tensor:
+        partners.append(index[:, 1])
+        return blend(images, index, *rest)
+
+    monkeypatch.setattr(feed, "make_views", remembering)
     shares, num_values = [], []
     for step in range(2):
         batch, plan = batch_of(feed, step), feed.plan(100)
