@@ -12,10 +12,12 @@ from mixfast.data.registry import find_source
 
 
 def test_every_listed_name_is_found_and_described() -> None:
-    names = [name for name in data_set_names() if not name.startswith("folder:")]
+    names = [name for name in data_set_names() if not name.endswith(":DIR")]
     assert [find_source(name).name for name in names] == names
     assert set(names) == set(published.COUNTS)
-    assert find_source("folder:some/where").name == "folder:some/where"
+    for prefix in ("folder", "list", "shards"):
+        assert f"{prefix}:DIR" in data_set_names()
+        assert find_source(f"{prefix}:some/where").name == f"{prefix}:some/where"
 
 
 @pytest.mark.parametrize(("name", "nearest"), [("cifar-10", "cifar10"), ("tinyimagenet", "tiny-imagenet")])
