@@ -109,7 +109,8 @@ class Team:
         """The network whose backward pass leaves the mean of all processes' gradients.
 
         Gradients are views of the buckets they are sent in, which saves a copy of them. Every parameter has a gradient in
-        every step, so nothing looks for those without, which is also all that ``static_graph`` would save. Buffers are ours to keep alike (``synchronised_norm.py``).
+        every step, so nothing looks for those without, which is also all that ``static_graph`` would save. Buffers are ours
+        to keep alike (``synchronised_norm.py``).
         """
         if self.count == 1:
             return network
