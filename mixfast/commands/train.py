@@ -52,6 +52,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
             data = None if args.data is None else Path(args.data).expanduser().resolve()
             config = load_recipe(args.recipe, _overrides(args), data_dir=data)
             directory = RunDirectory(args.out or team.on_first(lambda: _default_directory(args.recipe)))
+            team.on_first(directory.check_free)
             team.advice = _advice(team, directory)
             finished = Session(config, directory, console, team).start(stop)
         if finished:

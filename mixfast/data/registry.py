@@ -27,6 +27,11 @@ def data_set_names() -> tuple[str, ...]:
     return (*_SOURCES, *(f"{prefix}:DIR" for prefix in _OF_YOUR_OWN))
 
 
+def is_of_your_own(name: str) -> bool:
+    """Whether `name` is a place, such as "folder:DIR", whose images no publication describes."""
+    return name.partition(":")[0] in _OF_YOUR_OWN
+
+
 def find_source(name: str) -> Source:
     """The data set called `name`. Raises DataError that suggests the nearest name if there is none."""
     prefix, colon, directory = name.partition(":")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from mixfast.data.errors import DataError, unknown_name
 from mixfast.data.paths import data_root
-from mixfast.data.registry import data_set_names, find_source
+from mixfast.data.registry import data_set_names, find_source, is_of_your_own
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ _PUBLISHED = {
 def data_shape(
     name: str, *, root: str | None = None, image_size: int | None = None, num_classes: int | None = None
 ) -> DataShape:
-    """The shape of a data set's images, without decoding one: as published, or for a folder as it lies there.
+    """The shape of a data set's images, without decoding one: as published, or as one's own lie there.
 
     Args:
-        name: one of ``data_set_names()``; for a folder, RGB images are assumed.
+        name: one of ``data_set_names()``; for a folder, list or shards, RGB images are assumed.
         root: the folder that holds data sets, as for ``load_split``; only a folder's classes are looked for.
         image_size: pixels a side to which images are resized; None: the data set's own, which a folder has not.
         num_classes: K, where the published number, or the folder's, is not what is meant.
@@ -50,19 +50,17 @@ def data_shape(
         raise DataError(f"num_classes is {num_classes}, expected at least 2")
     if name in _PUBLISHED:
         channels, side, classes = _PUBLISHED[name]
-    elif name.startswith("folder:"):
+    elif is_of_your_own(name):
         if image_size is None:
-            raise DataError(
-                f"data.image_size is null and data.name is {name}: a folder's images have no size of their own"
-            )
+            raise DataError(f"data.image_size is null and data.name is {name}: its images have no size of their own")
         channels, side = 3, image_size
-        classes = num_classes or _classes_in_folder(name, root)
+        classes = num_classes or _classes_there(name, root)
     else:
         raise DataError(unknown_name("data.name", name, data_set_names()))
     return DataShape(channels, (image_size or side,) * 2, num_classes or classes)
 
 
-def _classes_in_folder(name: str, root: str | None) -> int:
+def _classes_there(name: str, root: str | None) -> int:
     try:
         return len(find_source(name).open("train", data_root(root)).classes)
     except FileNotFoundError as error:

@@ -43,16 +43,20 @@ class RunDirectory:
         Raises:
             RunError: a run is there already, or the folder cannot be written.
         """
-        if self.config_file.exists():
-            raise RunError(
-                f"{self.path} already holds a run: continue it with `mixfast train --resume {self.path}`, or give "
-                "another --out"
-            )
+        self.check_free()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             write_text(self.config_file, config.to_yaml())
         except OSError as error:
             raise RunError(f"--out {self.path} cannot be written: {error.strerror or error}") from error
+
+    def check_free(self) -> None:
+        """Raises RunError where a run is already."""
+        if self.config_file.exists():
+            raise RunError(
+                f"{self.path} already holds a run: continue it with `mixfast train --resume {self.path}`, or give "
+                "another --out"
+            )
 
     def read_config(self) -> Config:
         """The configuration of an existing run.

@@ -249,5 +249,22 @@ def test_transformers_settings_that_contradict_each_other(overrides, expected):
     assert expected in refusal(*overrides)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["data.repetition=4", "data.groups=3"], "data.groups is 3 and a batch holds 16 distinct images"),
+        (["training.accumulation=3"], "training.accumulation is 3 and training.batch_size is 64"),
+        (["method.name=single", "method.num_inputs=1", "data.groups=2"], "data.groups is 2, which has no effect"),
+    ],
+)
+def test_parts_of_a_batch_that_cannot_be(overrides, expected):
+    assert expected in refusal("training.batch_size=64", *overrides)
+
+
+def test_partners_in_features_are_in_one_part():
+    manifold = ["method.name=single", "method.num_inputs=1", "msda.kind=manifold-mixup", "training.accumulation=2"]
+    assert "set data.groups to a multiple of training.accumulation" in refusal(*manifold, "training.batch_size=64")
+
+
 def test_masks_for_more_than_two_inputs_are_defined_where_a_sample_shows_two():
     mixmo("method.name=mixvit-embedding", "method.num_inputs=3", "method.mask=fmix")

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import mixfast
 from mixfast.data import DataShape, data_set_names, data_shape
 from mixfast.data.errors import DataError
+from mixfast.data.registry import is_of_your_own
 from mixfast.flops import count, inference_flops, training_flops
 from mixfast.flops.meter import Meter
 from mixfast.methods import METHODS, Moment, create_method
@@ -165,7 +166,7 @@ def test_shapes_of_data_sets():
     assert data_shape("cifar100") == DataShape(3, (32, 32), 100)
     assert data_shape("tiny-imagenet", image_size=48, num_classes=20) == DataShape(3, (48, 48), 20)
     for name in data_set_names():
-        if not name.startswith("folder:"):
+        if not is_of_your_own(name):
             assert data_shape(name).num_classes >= 10
 
 

@@ -7,24 +7,11 @@ import warnings
 
 import pytest
 from rich.console import Console
-from small_runs import SMALL
+from small_runs import SMALL, StopAfter
 
 from mixfast.recipes import load_recipe
 from mixfast.training.run_directory import RunDirectory
 from mixfast.training.session import Session
-
-
-class StopAfter:
-    """A stop request that comes true after so many looks at it; the loop looks several times a step."""
-
-    signal_number = 15
-
-    def __init__(self, looks):
-        self.looks = looks
-
-    def __bool__(self):
-        self.looks -= 1
-        return self.looks < 0
 
 
 @pytest.fixture

@@ -7,9 +7,8 @@ import json
 import sys
 from pathlib import Path
 
-from conftest import StopAfter
 from rich.console import Console
-from small_runs import SMALL
+from small_runs import SMALL, StopAfter
 
 from mixfast.recipes import load_recipe
 from mixfast.training.distributed import taking_part

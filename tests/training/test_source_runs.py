@@ -64,7 +64,7 @@ def settings(folder, source):
 
 def trained_state(path):
     """What training gave, without the record of the configuration."""
-    tensors, rng, metrics, summary, best = final_state(path)
+    tensors, metrics, summary, best = final_state(path)
     return {name: torch.as_tensor(value) for name, value in tensors.items()}, metrics, summary, best
 
 
@@ -86,6 +86,7 @@ def test_a_run_ends_in_the_resident_bits_and_so_does_a_resumed_one(source, shape
     assert assess([str(path)]).metrics["top1"] == RunDirectory(path).read_summary()["top1"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("source", STREAMING)
 def test_killed_in_mid_epoch_and_resumed(source, shapes, small_config, run_session, tmp_path):
     overrides = (*settings(shapes, source), "training.checkpoint_minutes=0.0005", "schedule.epochs=15")

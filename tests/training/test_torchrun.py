@@ -88,6 +88,7 @@ def test_a_killed_process_ends_the_others_with_a_message_and_the_run_goes_on(ran
     assert torch.load(path / "last.pt")["position"]["step"] > reached
 
 
+@pytest.mark.long
 def test_a_signal_to_one_process_stops_all_after_one_step(tmp_path) -> None:
     path = tmp_path / "run"
     process = torchrun(2, *TRAIN, "--out", path, *ENDLESS)

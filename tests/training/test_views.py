@@ -123,7 +123,7 @@ def test_whole_images_are_blended_as_in_one_call(method, kind, monkeypatch) -> N
     feed = feed_of(random_set(), mix, {"data": {"autoaugment": "cifar", "random_erasing": 0.5}})
     seen = []
 
-    def without_operations(pixels: Tensor, *, host_rng: np.random.Generator) -> Tensor:
+    def without_operations(pixels: Tensor, *, host_rng: np.random.Generator, kept: None) -> Tensor:
         seen.append(pixels)
         return pixels
 
@@ -181,12 +181,9 @@ def test_cutmix_and_mixup_at_once_share_labels_as_pixels_are_shared(method, view
     values = (feed.data.images[:, 0, 0, 0].double() / 255 - MEAN[0]) / STD[0]
     partners = []
     blend = feed.make_views
-
-    def remembering(images: Tensor, index: Tensor, *rest: Any) -> Tensor:
-        partners.append(index[:, 1])
-        return blend(images, index, *rest)
-
-    monkeypatch.setattr(feed, "make_views", remembering)
+    monkeypatch.setattr(
+        feed, "make_views", lambda images, index, *rest: partners.append(index[:, 1]) or blend(images, index, *rest)
+    )
     shares, num_values = [], []
     for step in range(2):
         batch, plan = batch_of(feed, step), feed.plan(100)
