@@ -13,9 +13,7 @@ from rich.console import Console
 
 from mixfast.commands import COMMANDS
 from mixfast.errors import EXPECTED, print_error
-
-# torchrun ends all processes as soon as one has ended: the others leave the first one time to say what is wrong.
-SECONDS_FOR_FIRST = 5.0
+from mixfast.training.ranks import SECONDS_FOR_FIRST
 
 
 def build_parser() -> argparse.ArgumentParser:

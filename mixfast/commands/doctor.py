@@ -15,6 +15,7 @@ from rich.table import Table
 
 from mixfast.commands.operator_checks import Line, check_operators
 from mixfast.data import data_set_names, split_names, why_unusable
+from mixfast.data.registry import is_of_your_own
 from mixfast.data.sources.dali_presence import why_no_dali
 from mixfast.training.compiling import missing_compiler
 
@@ -107,7 +108,7 @@ def _tools() -> Iterator[tuple[str, bool, str]]:
 
 def _data_sets(root: str | None) -> Iterator[tuple[str, bool, str]]:
     for name in data_set_names():
-        if name.endswith(":DIR"):
+        if is_of_your_own(name):
             continue
         reason = why_unusable(name, root)
         yield name, reason is None, reason or "splits " + ", ".join(split_names(name, root))

@@ -27,11 +27,15 @@ class ImageFolder:
         return f"folder:{self.directory}"
 
     def split_names(self, root: Path) -> tuple[str, ...]:
-        return ("train", "test", "val") if "val" in subfolders(self._locate(root)) else ("train", "test")
+        return (
+            ("train", "test", "val")
+            if "val" in subfolders(locate(self.directory, root, "folder"))
+            else ("train", "test")
+        )
 
     def open(self, split: str, root: Path) -> RawSplit:
         check_split(self.name, split, self.split_names(root))
-        location = self._locate(root)
+        location = locate(self.directory, root, "folder")
         classes = self._classes(location, "train")
         actual = self._actual_split(location, split)
         if actual != "train":
@@ -48,9 +52,6 @@ class ImageFolder:
         return split_of_files(
             name=self.name, split=actual, location=location, classes=classes, images=images, labels=labels
         )
-
-    def _locate(self, root: Path) -> Path:
-        return locate(self.directory, root, "folder")
 
     def _actual_split(self, location: Path, split: str) -> str:
         present = subfolders(location)

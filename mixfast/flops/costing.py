@@ -12,6 +12,7 @@ from mixfast.config.sections import MethodSection
 from mixfast.data import DataShape, data_shape
 from mixfast.flops.closed_form import Piece, Setup, closed_form
 from mixfast.flops.counting import Cost, count
+from mixfast.methods import Method, Network
 from mixfast.recipes import load_recipe
 from mixfast.training.session import build_network
 
@@ -54,6 +55,12 @@ def shape_of(config: Config, num_classes: int | None = None) -> DataShape:
     return data_shape(data.name, root=data.dir, image_size=data.image_size, num_classes=num_classes)
 
 
+def network_of(config: Config, shape: DataShape) -> tuple[Network, Method]:
+    """One network of ``config`` on the meta device, and its method; raises as ``build_network`` does."""
+    with torch.device("meta"):
+        return build_network(config, shape)
+
+
 def cost_of(config: Config, title: str, num_classes: int | None = None) -> Costed:
     """Counts one network of ``config`` and computes its closed form.
 
@@ -66,8 +73,7 @@ def cost_of(config: Config, title: str, num_classes: int | None = None) -> Coste
         ValueError: backbone, method and data do not fit together, or the data's shape is not known.
     """
     shape = shape_of(config, num_classes)
-    with torch.device("meta"):
-        network, method = build_network(config, shape)
+    network, method = network_of(config, shape)
     cost = count(network, method.visible_inputs(), shape.image_shape, config.training.batch_size)
     setup = Setup(config.model, config.method, shape)
     return Costed(title, setup, cost, closed_form(setup), config.ensemble.members)

@@ -44,8 +44,8 @@ class DropPath(nn.Module):
         return x * kept / keep
 
 
-def set_rows(module: nn.Module, rows: Tensor | None, batch_size: int) -> None:
-    """Tells all stochastic depth in a module which samples of a batch the next ones are; None: the whole batch."""
+def set_rows(module: nn.Module, rows: Tensor, batch_size: int) -> None:
+    """Tells all stochastic depth in a module which samples of a batch the next ones are."""
     for part in module.modules():
         if isinstance(part, DropPath):
             part.rows, part.batch_size = rows, batch_size

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
-from torch import Tensor
 
 from mixfast.training.feed import Batch
 
@@ -15,21 +12,4 @@ def split_batch(batch: Batch, parts: int) -> list[Batch]:
     if parts == 1:
         return [batch]
     samples = len(batch.target)
-    return [_part(batch, rows) for rows in torch.arange(samples, device=batch.target.device).chunk(parts)]
-
-
-def _part(batch: Batch, rows: Tensor) -> Batch:
-    def own(value: Tensor | None) -> Tensor | None:
-        return None if value is None else value[rows]
-
-    return replace(
-        batch,
-        index=batch.index[rows],
-        mixing=batch.mixing.rows(rows),
-        target=batch.target[rows],
-        weight=batch.weight[rows],
-        other=own(batch.other),
-        share=own(batch.share),
-        hidden_mix=None if batch.hidden_mix is None else batch.hidden_mix.rows(rows),
-        rows=rows if batch.rows is None else batch.rows[rows],
-    )
+    return [batch.some(rows) for rows in torch.arange(samples, device=batch.target.device).chunk(parts)]

@@ -14,13 +14,12 @@ import torch.distributed as dist
 
 from mixfast.errors import EXPECTED, print_error
 from mixfast.training.board import Board, LostError
-from mixfast.training.ranks import Ranks
+from mixfast.training.ranks import SECONDS_FOR_FIRST, Ranks
 from mixfast.training.team import Team
 from mixfast.training.watch import Watch, gone
 
 # Who is gone is noticed by the watch. This limit is for a process that lives and does not come.
 TIMEOUT = timedelta(minutes=30)
-SECONDS_FOR_FIRST = 5.0
 
 
 @contextmanager

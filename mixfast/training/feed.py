@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from mixfast_kernels import Mixing
@@ -41,6 +41,24 @@ class Batch:
     share: Tensor | None = None  # float32 [B, M], mass of the first label
     hidden_mix: HiddenMix | None = None
     rows: Tensor | None = None  # int64 [B], the places of these samples in the whole batch; None: they are all of it
+
+    def some(self, index: Tensor) -> Batch:
+        """Some of the samples, int64 ``[B']``, in that order, with all the views."""
+
+        def own(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value[index]
+
+        return replace(
+            self,
+            index=self.index[index],
+            mixing=self.mixing.rows(index),
+            target=self.target[index],
+            weight=self.weight[index],
+            other=own(self.other),
+            share=own(self.share),
+            hidden_mix=None if self.hidden_mix is None else self.hidden_mix.rows(index),
+            rows=index if self.rows is None else self.rows[index],
+        )
 
 
 @dataclass(frozen=True)
@@ -131,13 +149,9 @@ class Feed:
             target, weight = target.gather(1, order), weight.gather(1, order)
             other = None if other is None else other.gather(1, order)
             share = None if share is None else share.gather(1, order)
-        if part is None:
-            return Batch(views.images, slots.slots, mixing, target, weight, other, share, hidden_mix)
-        rows = part.rows.device
-        target, weight = target[rows], weight[rows]
-        other, share = (None if value is None else value[rows] for value in (other, share))
-        hidden_mix = None if hidden_mix is None else hidden_mix.rows(rows)
-        return Batch(views.images, part.slots, mixing.rows(rows), target, weight, other, share, hidden_mix, rows)
+        whole = Batch(views.images, slots.slots, mixing, target, weight, other, share, hidden_mix)
+        # Only the part's own views were made: its slots count among those.
+        return whole if part is None else replace(whole.some(part.rows.device), index=part.slots)
 
     def _part(self, plan: EpochPlan, step: int) -> BatchPart | None:
         """What this process makes of the step; None: all of it."""

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from mixfast.errors import MixfastError
 
+# torchrun ends all processes as soon as one has ended: the others leave the first one time to say what is wrong.
+SECONDS_FOR_FIRST = 5.0
+
 
 @dataclass(frozen=True)
 class Ranks:

@@ -226,7 +226,8 @@ class Trainer:
         for number, part in enumerate(parts, 1):
             # What the network draws is the step's too: every part, in every process, draws the whole batch's.
             torch.manual_seed(seed)
-            set_rows(self.network, part.rows, self.feed.batch_size)
+            if part.rows is not None:
+                set_rows(self.network, part.rows, self.feed.batch_size)
             with self.team.keeping_gradients(self.parallel, number < len(parts)):
                 with self.precision():
                     loss = self.loss(self.parallel, part, self.config.training.label_smoothing) / len(parts)

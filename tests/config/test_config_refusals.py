@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import operator
+
 import pytest
+import yaml
 from configs import SMALLEST, config, mixmo
 
 from mixfast.config import Config, ConfigError
@@ -206,7 +210,11 @@ def test_a_plain_network_has_nothing_to_mix(overrides, expected):
     ],
 )
 def test_what_makes_sense_is_accepted(overrides):
-    mixmo(*overrides)
+    config = mixmo(*overrides).model_dump(mode="json")
+    for override in overrides:
+        *sections, key = override.partition("=")[0].split(".")
+        section = functools.reduce(operator.getitem, sections, config)
+        assert section[key] == yaml.safe_load(override.partition("=")[2]), override
 
 
 # Fields that are inherited and fixed by the method, or come from the backbone.
@@ -267,4 +275,5 @@ def test_partners_in_features_are_in_one_part():
 
 
 def test_masks_for_more_than_two_inputs_are_defined_where_a_sample_shows_two():
-    mixmo("method.name=mixvit-embedding", "method.num_inputs=3", "method.mask=fmix")
+    method = mixmo("method.name=mixvit-embedding", "method.num_inputs=3", "method.mask=fmix").method
+    assert (method.name, method.num_inputs, method.mask) == ("mixvit-embedding", 3, "fmix")

@@ -181,6 +181,7 @@ def test_a_watch_stops_when_its_process_is_done(boards, monkeypatch) -> None:
     for watch in watches:
         watch.stop()
     time.sleep(0.6)
+    assert not any(watch._thread.is_alive() for watch in watches)
 
 
 def test_nothing_answers(monkeypatch) -> None:

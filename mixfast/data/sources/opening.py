@@ -116,6 +116,8 @@ class _StreamOpener:
         form, found = self._form(raw, known), Survey(known, {})
         if known is None or self._loader.skip_corrupt:
             found = self._survey(raw, known, form)
+        if raw.split == "train":
+            self._training = found
         return self._streamed(raw, found, form)
 
     def _survey_of_training(self) -> Survey:

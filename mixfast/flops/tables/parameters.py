@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fractions import Fraction
 
-import torch
-
-from mixfast.flops.costing import shape_of
+from mixfast.flops.costing import network_of, shape_of
 from mixfast.flops.tables.figure import Figure, ThesisTable
 from mixfast.recipes import load_recipe
-from mixfast.training.session import build_network
 
 MILLION = 1_000_000
 
@@ -89,8 +86,7 @@ def table_43() -> ThesisTable:
 def parameters_of(recipe: str) -> int:
     """Of the networks of a recipe, all members of an ensemble."""
     config = load_recipe(recipe)
-    with torch.device("meta"):
-        network, _ = build_network(config, shape_of(config))
+    network, _ = network_of(config, shape_of(config))
     return config.ensemble.members * sum(parameter.numel() for parameter in network.parameters())
 
 
