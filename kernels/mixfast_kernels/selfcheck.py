@@ -32,6 +32,7 @@ from mixfast_kernels.talking_heads_attention import talking_heads_attention, tal
 from mixfast_kernels.unmix_pool import unmix_pool, unmix_pool_reference
 
 BATCH, INPUTS = 6, 2
+MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.3, 0.25]
 
 
 @dataclass(frozen=True)
@@ -68,24 +69,37 @@ class Case:
     reference: Callable[..., Tensor]
 
 
-def cases() -> Iterator[Case]:
-    """A few small cases that reach the fast paths of every operator."""
-    generator = torch.Generator().manual_seed(0)
+class Draw:
+    """Small arguments, always the same ones."""
 
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator)
+    def __init__(self) -> None:
+        self._generator = torch.Generator().manual_seed(0)
+        self.index = self.integers(2 * BATCH, BATCH, INPUTS)
+        self.pixels = self.integers(256, 2 * BATCH, 8, 8, 3).to(torch.uint8).permute(0, 3, 1, 2)
 
-    def integers(limit: int, *shape: int) -> Tensor:
-        return torch.randint(limit, shape, generator=generator)
+    def normal(self, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=self._generator)
 
-    def boxes(grid: tuple[int, int]) -> Mixing:
-        inside = torch.nn.functional.one_hot(integers(INPUTS, BATCH), INPUTS).float()
-        rows, columns = (integers(side + 1, BATCH, 2).sort(1).values for side in grid)
+    def integers(self, limit: int, *shape: int) -> Tensor:
+        return torch.randint(limit, shape, generator=self._generator)
+
+    def boxes(self, grid: tuple[int, int]) -> Mixing:
+        """Of one input a sample, around which the other one is seen."""
+        inside = torch.nn.functional.one_hot(self.integers(INPUTS, BATCH), INPUTS).float()
+        rows, columns = (self.integers(side + 1, BATCH, 2).sort(1).values for side in grid)
         box = torch.stack((rows[:, 0], columns[:, 0], rows[:, 1], columns[:, 1]), 1).int()
         return Mixing(inside, 1 - inside, grid, box=box)
 
-    index = integers(2 * BATCH, BATCH, INPUTS)
-    images = normal(2 * BATCH, 9, 8, 3).permute(0, 3, 1, 2)
+
+def cases() -> Iterator[Case]:
+    """A few small cases that reach the fast paths of every operator."""
+    draw = Draw()
+    for family in (_encoders, _poolings_and_sources, _attentions, _losses_and_views):
+        yield from family(draw)
+
+
+def _encoders(draw: Draw) -> Iterator[Case]:
+    images = draw.normal(2 * BATCH, 9, 8, 3).permute(0, 3, 1, 2)
 
     def stem(weight: Tensor, mixing: Mixing, images: Tensor, index: Tensor) -> Tensor:
         return mask_mix_encode(images, weight, mixing, index=index, scale=2.0)
@@ -95,31 +109,37 @@ def cases() -> Iterator[Case]:
         return mask_mix_encode_reference(images, weight, *zone, index, None, None, [9, 8], 1, 1, 2.0, None, None)
 
     yield Case(
-        "mask_mix_encode, 3x3 stem", (normal(INPUTS, 16, 3, 3, 3),), boxes((9, 8)), (images, index), stem, plain_stem
+        "mask_mix_encode, 3x3 stem",
+        (draw.normal(INPUTS, 16, 3, 3, 3),),
+        draw.boxes((9, 8)),
+        (images, draw.index),
+        stem,
+        plain_stem,
     )
 
-    pixels = integers(256, 2 * BATCH, 8, 8, 3).to(torch.uint8).permute(0, 3, 1, 2)
-    mean, std = [0.5, 0.4, 0.3], [0.2, 0.3, 0.25]
-
     def patches(weight: Tensor, bias: Tensor, mixing: Mixing, pixels: Tensor, index: Tensor) -> Tensor:
-        more = {"stride": 4, "padding": 0, "mean": mean, "std": std}
+        more = {"stride": 4, "padding": 0, "mean": MEAN, "std": STD}
         return mask_mix_encode(pixels, weight, mixing, index=index, bias=bias, **more)
 
     def plain_patches(weight: Tensor, bias: Tensor, *rest: Tensor) -> Tensor:
         *zone, pixels, index = rest
-        return mask_mix_encode_reference(pixels, weight, *zone, index, bias, None, [2, 2], 4, 0, 1.0, mean, std)
+        return mask_mix_encode_reference(pixels, weight, *zone, index, bias, None, [2, 2], 4, 0, 1.0, MEAN, STD)
 
-    leaves = (normal(INPUTS, 24, 3, 4, 4), normal(INPUTS, 24))
-    yield Case("mask_mix_encode, patches", leaves, boxes((2, 2)), (pixels, index), patches, plain_patches)
+    leaves = (draw.normal(INPUTS, 24, 3, 4, 4), draw.normal(INPUTS, 24))
+    yield Case(
+        "mask_mix_encode, patches", leaves, draw.boxes((2, 2)), (draw.pixels, draw.index), patches, plain_patches
+    )
 
+
+def _poolings_and_sources(draw: Draw) -> Iterator[Case]:
     def pool(features: Tensor, scale: Tensor, shift: Tensor, mixing: Mixing) -> Tensor:
         return unmix_pool(features, mixing, affine=(scale, shift))
 
     def plain_pool(features: Tensor, scale: Tensor, shift: Tensor, *zone: Tensor) -> Tensor:
         return unmix_pool_reference(features, *zone, scale, shift, 40, [8, 8])
 
-    features = normal(BATCH, 4, 4, 40).permute(0, 3, 1, 2)
-    yield Case("unmix_pool", (features, normal(40), normal(40)), boxes((8, 8)), (), pool, plain_pool)
+    features = draw.normal(BATCH, 4, 4, 40).permute(0, 3, 1, 2)
+    yield Case("unmix_pool", (features, draw.normal(40), draw.normal(40)), draw.boxes((8, 8)), (), pool, plain_pool)
 
     def attribute(tokens: Tensor, bias: Tensor, *rest: Tensor | Mixing) -> Tensor:
         weight, mixing = (None, rest[0]) if len(rest) == 1 else rest
@@ -131,11 +151,13 @@ def cases() -> Iterator[Case]:
     def plain_encoding(tokens: Tensor, bias: Tensor, weight: Tensor, *zone: Tensor) -> Tensor:
         return source_attribution_reference(tokens, *zone, bias, weight, [4, 4])
 
-    leaves = (normal(BATCH, 16, 32), normal(INPUTS, 32))
-    yield Case("source_attribution, embedding", leaves, boxes((4, 4)), (), attribute, plain_embedding)
-    leaves = (*leaves, normal(INPUTS, 32, 32) / 6)
-    yield Case("source_attribution, encoding", leaves, boxes((4, 4)), (), attribute, plain_encoding)
+    leaves = (draw.normal(BATCH, 16, 32), draw.normal(INPUTS, 32))
+    yield Case("source_attribution, embedding", leaves, draw.boxes((4, 4)), (), attribute, plain_embedding)
+    leaves = (*leaves, draw.normal(INPUTS, 32, 32) / 6)
+    yield Case("source_attribution, encoding", leaves, draw.boxes((4, 4)), (), attribute, plain_encoding)
 
+
+def _attentions(draw: Draw) -> Iterator[Case]:
     def attend(qkv: Tensor, positional: Tensor, gate: Tensor, mixing: None) -> Tensor:
         return gated_positional_attention(qkv, positional, gate)
 
@@ -144,7 +166,11 @@ def cases() -> Iterator[Case]:
 
     # A head that a block holds, and one that takes several with a partial last one.
     for batch, count in ((BATCH, 16), (1, 70)):
-        leaves = (normal(batch, count, 3, 2, 20), normal(2, count, count).softmax(2), normal(2).sigmoid())
+        leaves = (
+            draw.normal(batch, count, 3, 2, 20),
+            draw.normal(2, count, count).softmax(2),
+            draw.normal(2).sigmoid(),
+        )
         yield Case(f"gated_positional_attention, {count} tokens", leaves, None, (), attend, plain_attend)
 
     def attend_class(*arguments: Tensor | Mixing) -> Tensor:
@@ -158,8 +184,12 @@ def cases() -> Iterator[Case]:
 
     vector, matrix = (32,), (32, 32)
     shapes = (vector, vector, matrix, vector, matrix, matrix, vector, (INPUTS, 32))
-    for name, sets, mixing in (("mixed sources", 1, boxes((4, 5))), ("a source a set", INPUTS, None)):
-        tensors = (normal(BATCH, 20, 32), normal(BATCH, sets, 32), *(normal(*shape) / len(shape) for shape in shapes))
+    for name, sets, mixing in (("mixed sources", 1, draw.boxes((4, 5))), ("a source a set", INPUTS, None)):
+        tensors = (
+            draw.normal(BATCH, 20, 32),
+            draw.normal(BATCH, sets, 32),
+            *(draw.normal(*shape) / len(shape) for shape in shapes),
+        )
         yield Case(f"class_attention, {name}", tensors, mixing, (), attend_class, plain_class_attention)
 
     def talking_heads(qkv: Tensor, pre_weight: Tensor, post_weight: Tensor, post_bias: Tensor, *rest: Tensor) -> Tensor:
@@ -170,8 +200,8 @@ def cases() -> Iterator[Case]:
     ) -> Tensor:
         return talking_heads_attention_reference(qkv, pre_weight, rest[-1], post_weight, post_bias, 12**-0.5)[0]
 
-    leaves = (normal(2, 17, 3, 3, 12), normal(3, 3) / 2, normal(3, 3) / 2, normal(3) / 2)
-    yield Case("talking_heads_attention", leaves, None, (normal(3),), talking_heads, plain_talking_heads)
+    leaves = (draw.normal(2, 17, 3, 3, 12), draw.normal(3, 3) / 2, draw.normal(3, 3) / 2, draw.normal(3) / 2)
+    yield Case("talking_heads_attention", leaves, None, (draw.normal(3),), talking_heads, plain_talking_heads)
 
     def few_rows(x: Tensor, weight: Tensor, bias: Tensor, mixing: None) -> Tensor:
         return few_rows_linear(x, weight, bias)
@@ -179,9 +209,11 @@ def cases() -> Iterator[Case]:
     def plain_few_rows(x: Tensor, weight: Tensor, bias: Tensor, *_: None) -> Tensor:
         return few_rows_linear_reference(x, weight, bias)
 
-    leaves = (normal(INPUTS, 70), normal(33, 70), normal(33))
+    leaves = (draw.normal(INPUTS, 70), draw.normal(33, 70), draw.normal(33))
     yield Case("few_rows_linear", leaves, None, (), few_rows, plain_few_rows)
 
+
+def _losses_and_views(draw: Draw) -> Iterator[Case]:
     def loss(logits: Tensor, weight: Tensor, share: Tensor, mixing: None, target: Tensor, other: Tensor) -> Tensor:
         return mixed_cross_entropy(logits, target, weight, other=other, share=share, smoothing=0.1)
 
@@ -189,19 +221,23 @@ def cases() -> Iterator[Case]:
         target, other = rest[4:]
         return mixed_cross_entropy_reference(logits, target, weight, other, share, 0.1)[0]
 
-    labels = (integers(33, BATCH, INPUTS), integers(33, BATCH, INPUTS))
-    leaves = (3 * normal(BATCH, INPUTS, 33), normal(BATCH, INPUTS).exp(), normal(BATCH, INPUTS).sigmoid())
+    labels = (draw.integers(33, BATCH, INPUTS), draw.integers(33, BATCH, INPUTS))
+    leaves = (
+        3 * draw.normal(BATCH, INPUTS, 33),
+        draw.normal(BATCH, INPUTS).exp(),
+        draw.normal(BATCH, INPUTS).sigmoid(),
+    )
     yield Case("mixed_cross_entropy", leaves, None, labels, loss, plain_loss)
 
     def views(mixing: Mixing, pixels: Tensor, crop: Tensor, flip: Tensor, index: Tensor) -> Tensor:
-        return augment(pixels, index=index, mixing=mixing, crop=crop, flip=flip, pad=2, mean=mean, std=std)
+        return augment(pixels, index=index, mixing=mixing, crop=crop, flip=flip, pad=2, mean=MEAN, std=STD)
 
     def plain_views(*arguments: Tensor) -> Tensor:
         *zone, pixels, crop, flip, index = arguments
-        return augment_reference(pixels, index, crop, flip, *zone, 2, mean, std, zone[0].dtype, [8, 8])
+        return augment_reference(pixels, index, crop, flip, *zone, 2, MEAN, STD, zone[0].dtype, [8, 8])
 
-    others = (pixels, integers(5, BATCH, INPUTS, 2), integers(2, BATCH, INPUTS) > 0, index)
-    yield Case("augment", (), boxes((8, 8)), others, views, plain_views)
+    others = (draw.pixels, draw.integers(5, BATCH, INPUTS, 2), draw.integers(2, BATCH, INPUTS) > 0, draw.index)
+    yield Case("augment", (), draw.boxes((8, 8)), others, views, plain_views)
 
 
 def run(device: torch.device) -> Iterator[Check]:
