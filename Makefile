@@ -9,9 +9,9 @@ INSTALLED := $(VENV)/.installed
 train: $(INSTALLED)  ## train the quickstart on scikit-learn's digits
 	$(BIN)/mixfast train quickstart
 
-test: $(INSTALLED)  ## lint, then run the tests, a process a core (long ones: .venv/bin/pytest -m long)
+test: $(INSTALLED)  ## lint, then run the tests, a process a core; one that hangs is named (long ones: .venv/bin/pytest -m long)
 	$(BIN)/ruff check .
-	$(BIN)/pytest -q -n auto
+	$(BIN)/pytest -q -n auto --dist worksteal --timeout 600 --timeout-method thread
 
 bench: $(INSTALLED)  ## what a training step costs on this machine, with its data
 	$(BIN)/mixfast bench step

@@ -21,6 +21,7 @@ from torchvision import datasets, transforms
 from mixfast.config import Config
 from mixfast.data import ImageSet, StreamedSet
 from mixfast.data.sources.interface import Pixels, Request
+from mixfast.data.sources.processes import start_method
 from mixfast_bench.cases import SINGLE, Batches, training_config
 from mixfast_bench.data import Pipeline, floor_bytes
 from mixfast_bench.measure import Mark
@@ -132,6 +133,7 @@ class TorchvisionLoader:
             drop_last=True,
             num_workers=LOADER_PROCESSES,
             persistent_workers=True,
+            multiprocessing_context=start_method(),
         )
         self._batches: Iterator[Any] = iter(())
         self.floor_bytes = floor_bytes(self._next())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -207,6 +208,20 @@ def test_a_file_that_breaks_is_named(kind, fault, image_folder, truncated_jpeg) 
     spoil(fault, folder / "train/dog/05.png", truncated_jpeg)
     with pytest.raises(CorruptImageError, match=r"train\).*cannot decode .*dog/05.png: .*--skip-corrupt"):
         all_pixels(data)
+
+
+def test_processes_end_with_the_stream(image_folder) -> None:
+    """At once, also where someone holds the error that ended it: else they end when the garbage is collected."""
+    folder = image_folder(COUNTS, size=(32, 32))
+    (data,) = opened(folder, "torch", ("train",))
+    with closing(data.stream(lambda step: torch.arange(4) + step, range(8), 4)) as stream:
+        next(stream)
+        assert len(multiprocessing.active_children()) == 2
+    assert not multiprocessing.active_children()
+    (folder / "train/dog/05.png").write_bytes(b"")
+    with pytest.raises(CorruptImageError) as held:
+        all_pixels(data)
+    assert held.tb and not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize("kind", STREAMING)

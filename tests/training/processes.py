@@ -15,7 +15,7 @@ def torchrun(count: int, *command: object) -> subprocess.Popen[str]:
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def finished(process: subprocess.Popen[str], seconds: float = 600) -> str:
+def finished(process: subprocess.Popen[str], seconds: float = 300) -> str:
     """The output of a command that must succeed."""
     try:
         output, _ = process.communicate(timeout=seconds)

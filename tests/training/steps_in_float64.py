@@ -10,6 +10,7 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from rich.console import Console
@@ -37,8 +38,8 @@ def train_in_float64(overrides: list[str], path: Path, team: Team) -> dict[str, 
     trainer = Trainer(config, network.double(), method, splits.train, splits.held_out, run, console, team)
     trainer.feed.make_views.dtype = torch.float64
     # Evaluation feeds float32 images, which a float64 network refuses; it isn't what is tested here.
-    trainer_module.predict_logits = lambda network, data, *_: torch.zeros(len(data), 1, 10)
-    assert trainer.train(StopRequest())
+    with mock.patch.object(trainer_module, "predict_logits", lambda network, data, *_: torch.zeros(len(data), 1, 10)):
+        assert trainer.train(StopRequest())
     loss = trainer._mean_loss()
     states = team.gather(torch.cat([value.double().flatten() for value in trainer.network.state_dict().values()]))
     assert torch.equal(states, states[:1].expand_as(states)), "the processes are in different states"

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from mixfast.data.encoded import EncodedFile
 from mixfast.data.errors import DataError
 from mixfast.data.sources.interface import PixelFormat
+from mixfast.data.sources.processes import start_method
 from mixfast.data.sources.reading import read_image
 
 # Steps that each process works ahead.
@@ -36,20 +37,24 @@ class TorchSource:
             batch_sampler=requests,  # type: ignore[arg-type]  # looked at one by one, never measured
             num_workers=self._workers,
             prefetch_factor=_AHEAD,
+            multiprocessing_context=start_method(),
             collate_fn=_as_it_is,
             generator=torch.Generator(),  # for seeds that nobody uses, which are else drawn from training's own generator
         )
         batches = iter(loader)
-        while True:
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
-            except RuntimeError as error:  # how a DataLoader reports a process that was killed
-                raise DataError(f"{self._what}: a process that decodes images ended: {error}") from error
-            if isinstance(batch, DataError):
-                raise batch
-            yield batch
+        try:
+            while True:
+                try:
+                    batch = next(batches)
+                except StopIteration:
+                    return
+                except RuntimeError as error:  # how a DataLoader reports a process that was killed
+                    raise DataError(f"{self._what}: a process that decodes images ended: {error}") from error
+                if isinstance(batch, DataError):
+                    raise batch
+                yield batch
+        finally:
+            del batches  # ends its processes, which an error that someone holds would keep else
 
 
 class _Files(Dataset):

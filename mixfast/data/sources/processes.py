@@ -1,0 +1,25 @@
+"""How the processes of a DataLoader are started."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from multiprocessing import forkserver
+from multiprocessing.context import BaseContext
+from unittest.mock import patch
+
+
+def start_method() -> BaseContext:
+    """Processes that inherit nothing from this one.
+
+    A copy of it, made by fork, would have the locks of its threads (OpenMP's, DALI's) as they were at that moment, held for
+    ever, and its signal handlers: it can hang, and then does not end when told to.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    # What takes long to import is imported once, by the server that forks them. Decoding needs no operators.
+    context.set_forkserver_preload(["mixfast.data.sources.torch_source"])
+    with patch.dict(os.environ, {"MIXFAST_BACKEND": "reference"}):
+        forkserver.ensure_running()
+    return context
