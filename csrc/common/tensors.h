@@ -11,6 +11,7 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/util/shim_utils.h>
 #include <vector>
 
 #include "common/elements.h"
@@ -68,7 +69,7 @@ inline Tensor empty_in_order(const std::vector<int64_t>& sizes, ScalarType dtype
   const int64_t bytes = std::accumulate(sizes.begin(), sizes.end(), element_size(dtype), std::multiplies<int64_t>());
   if (bytes >= RECYCLED_FROM_BYTES) return empty_recycled(sizes, strides, dtype, bytes);
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(sizes.size(), sizes.data(), strides.data(), dtype_code(dtype),
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(sizes.size(), sizes.data(), strides.data(), dtype_code(dtype),
                                                          aoti_torch_device_type_cpu(), 0, &handle));
   return Tensor(handle);
 }

@@ -19,7 +19,7 @@ inline Tensor transposed(const Tensor& matrix) { return torch::stable::transpose
 
 // out = a @ b, or out += a @ b. Called in parallel by several threads each product stays on its thread.
 inline void multiply(const Tensor& out, const Tensor& a, const Tensor& b, bool add) {
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_addmm_out(out.get(), out.get(), a.get(), b.get(), add ? 1.0 : 0.0, 1.0));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_addmm_out(out.get(), out.get(), a.get(), b.get(), add ? 1.0 : 0.0, 1.0));
 }
 
 }  // namespace mixfast

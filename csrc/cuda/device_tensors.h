@@ -61,7 +61,7 @@ inline Tensor device_empty(const Tensor& on, const std::vector<int64_t>& sizes, 
   (void)on;
 #endif
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(
+  TORCH_ERROR_CODE_CHECK(
       aoti_torch_empty_strided(sizes.size(), sizes.data(), strides.data(), dtype_code(dtype), device_type, index, &handle));
   return Tensor(handle);
 }

@@ -14,6 +14,7 @@
 
 #ifdef __CUDACC__
 #include <cuda_runtime.h>
+#include <torch/csrc/stable/macros.h>
 #define MIXFAST_DEVICE __device__ __forceinline__
 #define MIXFAST_UNROLL _Pragma("unroll")
 #define MIXFAST_KEY CUDA
@@ -100,7 +101,7 @@ void launch(const Tensor& on, int64_t blocks, int64_t shared_bytes, const Body& 
   if (blocks == 0) return;
 #ifdef __CUDACC__
   void* stream;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(on.get_device_index(), &stream));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(on.get_device_index(), &stream));
   run_body<Body><<<unsigned(blocks), Body::THREADS, shared_bytes, static_cast<cudaStream_t>(stream)>>>(body);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 #else
