@@ -19,13 +19,13 @@ EPS = 1e-6
 
 
 def class_attention(
-    batch: int, side: int, width: int, heads: int, sets: int = 1, mixed: bool = False
+    base: int, side: int, width: int, heads: int, sets: int = 1, mixed: bool = False
 ) -> Callable[..., Problem]:
     """The norm and attention of a class-attention block. mixed: sources mixed into one set, as MixViT trains; else a source a set,
     as it predicts, or none for one set."""
 
-    def build(device: torch.device, dtype: torch.dtype) -> Problem:
-        make = Maker(device, dtype)
+    def build(device: torch.device, dtype: torch.dtype, times: int = 1) -> Problem:
+        make, batch = Maker(device, dtype), base * times
         tokens, class_token = make.normal(batch, side * side, width), make.normal(batch, sets, width)
         vectors = [make.normal(width) for _ in range(4)]
         matrices = [make.normal(width, width, scale=width**-0.5) for _ in range(3)]
@@ -76,11 +76,11 @@ def class_attention(
     return build
 
 
-def gated(batch: int, count: int, heads: int = 12, width: int = 32) -> Callable[..., Problem]:
+def gated(base: int, count: int, heads: int = 12, width: int = 32) -> Callable[..., Problem]:
     """Content and position, gated (ConViT)."""
 
-    def build(device: torch.device, dtype: torch.dtype) -> Problem:
-        make = Maker(device, dtype)
+    def build(device: torch.device, dtype: torch.dtype, times: int = 1) -> Problem:
+        make, batch = Maker(device, dtype), base * times
         qkv = make.normal(batch, count, 3, heads, width)
         positional = make.normal(heads, count, count, scale=2.0).softmax(2)
         leaves = (qkv, positional, make.normal(heads).sigmoid())
@@ -111,11 +111,11 @@ def gated(batch: int, count: int, heads: int = 12, width: int = 32) -> Callable[
     return build
 
 
-def talking_heads(batch: int, count: int, heads: int, width: int) -> Callable[..., Problem]:
+def talking_heads(base: int, count: int, heads: int, width: int) -> Callable[..., Problem]:
     """Self-attention of CaiT."""
 
-    def build(device: torch.device, dtype: torch.dtype) -> Problem:
-        make = Maker(device, dtype)
+    def build(device: torch.device, dtype: torch.dtype, times: int = 1) -> Problem:
+        make, batch = Maker(device, dtype), base * times
         qkv = make.normal(batch, count, 3, heads, width)
         square, row = (heads, heads), (heads,)
         pre_weight, post_weight = (make.normal(*square, scale=heads**-0.5, dtype=torch.float32) for _ in range(2))
@@ -139,9 +139,10 @@ def talking_heads(batch: int, count: int, heads: int, width: int) -> Callable[..
 
 
 def few_rows(rows: int, outputs: int, inputs: int, count: int = 16) -> Callable[..., Problem]:
-    """Linear layers of one image's class tokens: as many matrices as no cache near a core holds."""
+    """Linear layers of one image's class tokens, also where others have ``times`` as many images: as many matrices as no cache
+    near a core holds."""
 
-    def build(device: torch.device, dtype: torch.dtype) -> Problem:
+    def build(device: torch.device, dtype: torch.dtype, times: int = 1) -> Problem:
         make = Maker(device, dtype)
         x, bias = make.normal(rows, inputs), make.normal(outputs)
         matrices = [make.normal(outputs, inputs) for _ in range(count)]

@@ -20,11 +20,11 @@ from mixfast_bench.kernel_problems import INPUTS, KernelCase, Maker, Problem, Ri
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
 
 
-def stem(batch: int, size: int, channels: int, stride: int = 1, kind: str = "box") -> Callable[..., Problem]:
+def stem(base: int, size: int, channels: int, stride: int = 1, kind: str = "box") -> Callable[..., Problem]:
     """A 3x3 convolution of normalised images, an encoder an input, as the trainer calls it."""
 
-    def build(device: torch.device, dtype: torch.dtype) -> Problem:
-        make = Maker(device, dtype)
+    def build(device: torch.device, dtype: torch.dtype, times: int = 1) -> Problem:
+        make, batch = Maker(device, dtype), base * times
         grid = ((size - 1) // stride + 1,) * 2
         images = make.normal(INPUTS * batch, size, size, 3).permute(0, 3, 1, 2)
         index = (
@@ -67,11 +67,11 @@ def stem(batch: int, size: int, channels: int, stride: int = 1, kind: str = "box
     return build
 
 
-def patches(batch: int, size: int, patch: int, width: int) -> Callable[..., Problem]:
+def patches(base: int, size: int, patch: int, width: int) -> Callable[..., Problem]:
     """A patch projection of uint8 images mixed patch by patch, one encoder for all, with a position embedding."""
 
-    def build(device: torch.device, dtype: torch.dtype) -> Problem:
-        make = Maker(device, dtype)
+    def build(device: torch.device, dtype: torch.dtype, times: int = 1) -> Problem:
+        make, batch = Maker(device, dtype), base * times
         grid = (size // patch,) * 2
         images = make.images(INPUTS * batch, size)
         index = make.integers(INPUTS * batch, batch, INPUTS)
@@ -97,11 +97,11 @@ def patches(batch: int, size: int, patch: int, width: int) -> Callable[..., Prob
     return build
 
 
-def pool(batch: int, channels: int, size: int, affine: bool = False) -> Callable[..., Problem]:
+def pool(base: int, channels: int, size: int, affine: bool = False) -> Callable[..., Problem]:
     """The end of a residual network: channels-last features, a mix drawn on the stem's grid."""
 
-    def build(device: torch.device, dtype: torch.dtype) -> Problem:
-        make = Maker(device, dtype)
+    def build(device: torch.device, dtype: torch.dtype, times: int = 1) -> Problem:
+        make, batch = Maker(device, dtype), base * times
         features = make.normal(batch, size, size, channels).permute(0, 3, 1, 2)
         mixing = make.mixing("box", batch, (4 * size, 4 * size))
         leaves = (features, *((make.normal(channels), make.normal(channels)) if affine else ()))
@@ -119,11 +119,11 @@ def pool(batch: int, channels: int, size: int, affine: bool = False) -> Callable
     return build
 
 
-def attribution(batch: int, side: int, width: int, kind: str = "box", encoding: bool = False) -> Callable[..., Problem]:
+def attribution(base: int, side: int, width: int, kind: str = "box", encoding: bool = False) -> Callable[..., Problem]:
     """Tokens of a vision transformer."""
 
-    def build(device: torch.device, dtype: torch.dtype) -> Problem:
-        make = Maker(device, dtype)
+    def build(device: torch.device, dtype: torch.dtype, times: int = 1) -> Problem:
+        make, batch = Maker(device, dtype), base * times
         tokens, bias = make.normal(batch, side * side, width), make.normal(INPUTS, width)
         mixing = make.mixing(kind, batch, (side, side))
         weight = make.normal(INPUTS, width, width, scale=width**-0.5)
@@ -147,11 +147,11 @@ def attribution(batch: int, side: int, width: int, kind: str = "box", encoding: 
     return build
 
 
-def loss(batch: int, classes: int, inputs: int = INPUTS) -> Callable[..., Problem]:
+def loss(base: int, classes: int, inputs: int = INPUTS) -> Callable[..., Problem]:
     """Two labels a head, smoothing, a weight a head."""
 
-    def build(device: torch.device, dtype: torch.dtype) -> Problem:
-        make = Maker(device, dtype)
+    def build(device: torch.device, dtype: torch.dtype, times: int = 1) -> Problem:
+        make, batch = Maker(device, dtype), base * times
         logits = make.normal(batch, inputs, classes)
         target, other = make.integers(classes, batch, inputs), make.integers(classes, batch, inputs)
         weight, share = make.uniform(batch, inputs), make.uniform(batch, inputs)
@@ -168,11 +168,11 @@ def loss(batch: int, classes: int, inputs: int = INPUTS) -> Callable[..., Proble
     return build
 
 
-def crops(batch: int, size: int, pad: int, sources: int = 1) -> Callable[..., Problem]:
+def crops(base: int, size: int, pad: int, sources: int = 1) -> Callable[..., Problem]:
     """Padded, cropped, flipped, normalised views; two sources are blended with a box (pixel CutMix)."""
 
-    def build(device: torch.device, dtype: torch.dtype) -> Problem:
-        make = Maker(device, dtype)
+    def build(device: torch.device, dtype: torch.dtype, times: int = 1) -> Problem:
+        make, batch = Maker(device, dtype), base * times
         images = make.images(2 * batch, size)
         index = make.integers(2 * batch, batch, sources)
         crop = make.integers(2 * pad + 1, batch, sources, 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from mixfast_kernels import Mixing
@@ -47,11 +48,12 @@ class Problem:
 
 @dataclass(frozen=True)
 class KernelCase:
-    """``build(device, dtype)`` makes the problem; ``streaming``: its tensors leave any cache and memory alone decides."""
+    """``build(device, dtype, times)`` makes the problem, with ``times`` the batch, 1 unless said; ``streaming``: its tensors leave
+    any cache and memory alone decides."""
 
     operator: str
     name: str
-    build: Callable[[torch.device, torch.dtype], Problem]
+    build: Callable[..., Problem]
     streaming: bool = False
 
     @property
@@ -60,25 +62,25 @@ class KernelCase:
 
 
 class Maker:
-    """Random tensors, always the same ones."""
+    """Random tensors, on one kind of device always the same ones."""
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
-        self.device, self.dtype = device, dtype
-        self._generator = torch.Generator().manual_seed(0)
+        self.dtype = dtype
+        self._drawn: dict[str, Any] = {"device": device, "generator": torch.Generator(device).manual_seed(0)}
 
     def normal(self, *shape: int, scale: float = 1.0, dtype: torch.dtype | None = None) -> Tensor:
-        return (scale * torch.randn(shape, generator=self._generator)).to(self.device, dtype or self.dtype)
+        return (scale * torch.randn(shape, **self._drawn)).to(dtype or self.dtype)
 
     def uniform(self, *shape: int) -> Tensor:
-        return torch.rand(shape, generator=self._generator).to(self.device)
+        return torch.rand(shape, **self._drawn)
 
     def integers(self, limit: int, *shape: int) -> Tensor:
-        return torch.randint(limit, shape, generator=self._generator).to(self.device)
+        return torch.randint(limit, shape, **self._drawn)
 
     def images(self, count: int, size: int) -> Tensor:
         """uint8, channels-last, as the trainer holds them."""
-        pixels = torch.randint(256, (count, size, size, 3), dtype=torch.uint8, generator=self._generator)
-        return pixels.to(self.device).permute(0, 3, 1, 2)
+        pixels = torch.randint(256, (count, size, size, 3), dtype=torch.uint8, **self._drawn)
+        return pixels.permute(0, 3, 1, 2)
 
     def mixing(self, kind: str, batch: int, grid: tuple[int, int]) -> Mixing:
         """``box`` or ``bitmap``: each position shows one input, and which one is inside varies; ``linear``: shares of both."""

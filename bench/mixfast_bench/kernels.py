@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from mixfast_bench.captured import Captured, Cold
 from mixfast_bench.kernel_problems import Call, KernelCase, Problem, Rival
 from mixfast_bench.machine import Copy, MatrixProduct
 from mixfast_bench.measure import Contender, Mark, interleave, time_turn
@@ -82,9 +83,15 @@ class KernelMeasurement:
 
 
 def measure_kernels(
-    cases: Sequence[KernelCase], device: torch.device, dtype: torch.dtype, rounds: int, compiled: bool, console: Console
+    cases: Sequence[KernelCase],
+    device: torch.device,
+    dtype: torch.dtype,
+    times: int,
+    rounds: int,
+    compiled: bool,
+    console: Console,
 ) -> list[KernelMeasurement]:
-    """Times the cases one after the other; in each, all contenders interleaved and a copy among them.
+    """Times the cases, with ``times`` their batch, one after the other; in each, all contenders interleaved and a copy among them.
 
     A matrix product takes far longer than an operator: it has a few turns of its own, before.
     """
@@ -99,7 +106,7 @@ def measure_kernels(
             progress.update(task, description=case.operator)
             # What earlier cases compiled must not count towards this one's limit of recompilations.
             torch._dynamo.reset()
-            problem = case.build(device, dtype)
+            problem = case.build(device, dtype, times)
             timings, copy = measure_problem(problem, device, rounds, compiled)
             results.append(KernelMeasurement(case, problem, timings, copy, product_seconds, product.flops))
             progress.advance(task)
@@ -112,6 +119,9 @@ def measure_problem(
     """Seconds by contender, and those of the copy; see ``KernelMeasurement``."""
     contenders, copy = contenders_of(problem, compiled), Copy(device, problem.bytes[0] // 2)
     everyone: list[Contender] = [*contenders.values(), copy]
+    if device.type == "cuda":
+        cold = Cold(device)
+        everyone = [Captured(contender, cold) for contender in everyone]
     for contender in everyone:
         time_turn(contender, WARM_UP_RUNS, device)
     timings = interleave(everyone, rounds, _runs_a_turn(everyone, device), device)

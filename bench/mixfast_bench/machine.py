@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -23,6 +25,7 @@ COPY_BYTES = 2**28
 
 OPERATORS = "mixfast::"
 PACKAGES = ("torchvision", "numpy", "triton")
+CARD_FIELDS = ("name", "driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem", "power.limit")
 ENVIRONMENT = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_PROC_BIND", "KMP_AFFINITY", "MIXFAST_BACKEND", "LD_PRELOAD")
 
 
@@ -123,6 +126,17 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
+def card(device: torch.device) -> dict[str, str] | None:
+    """What the driver says of the graphics card, clocks and limits included; None without one, or without ``nvidia-smi``."""
+    if device.type != "cuda" or shutil.which("nvidia-smi") is None:
+        return None
+    which = str(torch.cuda.get_device_properties(device).uuid)
+    command = ["nvidia-smi", f"--id=GPU-{which}", f"--query-gpu={','.join(CARD_FIELDS)}", "--format=csv,noheader"]
+    answer = subprocess.run(command, capture_output=True, text=True)
+    values = [value.strip() for value in answer.stdout.split(",")]
+    return dict(zip(CARD_FIELDS, values, strict=True)) if len(values) == len(CARD_FIELDS) else None
+
+
 def usable_cores() -> int:
     """Cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -155,6 +169,7 @@ def describe(device: torch.device) -> dict[str, Any]:
     return {
         "device": str(device),
         "device_name": device_name(device),
+        "card": card(device),
         "cpu": cpu_model(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cores": usable_cores(),

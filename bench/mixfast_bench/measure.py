@@ -13,6 +13,9 @@ import torch
 Mark = Callable[[str], None]
 """Called with a phase's name when it ends: the time since the previous call belongs to it."""
 
+UNTIMED = "untimed"
+"""A phase that nobody asks for: what a run needs before it begins."""
+
 
 class Contender(Protocol):
     """Something that is timed, phase by phase."""
@@ -77,7 +80,7 @@ def time_turn(contender: Contender, runs: int, device: torch.device) -> dict[str
     watch = CudaWatch(device) if device.type == "cuda" else HostWatch()
     for _ in range(runs):
         contender.run(watch.mark)
-    return {phase: seconds / runs for phase, seconds in watch.seconds().items()}
+    return {phase: seconds / runs for phase, seconds in watch.seconds().items() if phase != UNTIMED}
 
 
 class HostWatch:

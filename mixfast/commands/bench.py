@@ -73,6 +73,7 @@ def _add_kernels(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="(default: %(default)s)"
     )
+    parser.add_argument("--times", type=int, metavar="N", help="N times the batch of each case (default: 1, 8 on CUDA)")
     parser.add_argument("--plot", metavar="FILE", help="also draw the speed-ups into FILE, a PNG")
     _add_measuring(parser, rounds=20)
 

@@ -67,6 +67,14 @@ def test_floors_count_what_is_seen():
     assert pool(2, 6, 4)(CPU, torch.bfloat16).bytes == (2 * 6 * 16 * 2, 2 * 2 * 6 * 16 * 2)
 
 
+@pytest.mark.parametrize("case", [case for case in KERNEL_CASES if not case.streaming], ids=lambda case: case.title)
+def test_times_the_batch_is_times_the_traffic(case):
+    if case.operator == "few_rows_linear":
+        pytest.skip("one image's, whatever the batch")
+    (once, _), (more, _) = (case.build(CPU, torch.float32, times).bytes for times in (1, 3))
+    assert once < more <= 3 * once
+
+
 def test_who_runs():
     problem = stem(4, 8, 5)(CPU, torch.float32)
     assert set(contenders_of(problem, compiled=False)) == {
@@ -88,7 +96,7 @@ def small(monkeypatch):
 
 
 def test_measuring_times_everyone_in_every_round(small):
-    measured = measure_kernels(small, CPU, torch.float32, 3, False, QUIET)
+    measured = measure_kernels(small, CPU, torch.float32, 1, 3, False, QUIET)
     assert [each.case for each in measured] == list(small)
     for each in measured:
         assert all(len(seconds) == 3 and min(seconds) > 0 for seconds in (*each.timings.values(), each.copy))

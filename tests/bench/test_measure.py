@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from mixfast_bench import measure
-from mixfast_bench.measure import Timings, interleave, time_turn
+from mixfast_bench.measure import UNTIMED, Timings, interleave, time_turn
 
 
 class Clock:
@@ -69,6 +69,11 @@ def test_a_phase_that_comes_twice_in_a_run_adds_up(clock, cpu):
                 mark("b")
 
     assert time_turn(Twice(), 3, cpu) == {"a": 2, "b": 10}
+
+
+def test_what_a_run_needs_before_it_begins_is_not_counted(clock, cpu):
+    work = Work("work", clock, {UNTIMED: 100.0, "pass": 1.0}, [])
+    assert time_turn(work, 2, cpu) == {"pass": 1.5}
 
 
 def test_totals_need_every_phase_in_every_round():
