@@ -107,7 +107,13 @@ DATA_CASES = (
 
 
 def training_config(
-    case: DataCase, batches: Batches, *, device: torch.device, backbone: str = "wrn28-2", compiled: bool = False
+    case: DataCase,
+    batches: Batches,
+    *,
+    device: torch.device,
+    backbone: str = "wrn28-2",
+    compiled: bool = False,
+    amp: str = "off",
 ) -> Config:
     """A run on CIFAR as the thesis has it (METHODS 4 and 7), without the warm-up, which changes no cost.
 
@@ -135,6 +141,7 @@ def training_config(
         "training": {
             "batch_size": batches.batch_size,
             "compile": "on" if compiled else "off",
+            "amp": amp,
             "device": str(device),
             "label_smoothing": 0.1 if is_token else 0.0,
         },

@@ -128,8 +128,9 @@ def _bench_step(
     is_transformer(args.backbone)  # a misspelt name is refused before anything is made
     entries, comparisons = steps(args.backbone, _compile_choice(args.compile, device, console))
     data = _images(args, device)
-    work = f"training step, data included: {args.backbone}, batch {batches.batch_size}, b = {batches.repetition}"
-    results = _measure(work, entries, comparisons, args.backbone, batches, data, rounds, console)
+    precision = "" if args.amp == "off" else f"{args.amp}, "
+    work = f"training step, data included: {args.backbone}, {precision}batch {batches.batch_size}, b = {batches.repetition}"
+    results = _measure(work, entries, comparisons, args.backbone, batches, data, rounds, console, args.amp)
     return {"images": _described_images(data), **results}
 
 
@@ -157,9 +158,10 @@ def _measure(
     data: ImageSet,
     rounds: Rounds,
     console: Console,
+    amp: str = "off",
 ) -> dict[str, Any]:
     """Measures steps or passes, prints their tables; the record's part."""
-    measured = measure_steps(entries, backbone, batches, data, rounds, console)
+    measured = measure_steps(entries, backbone, batches, data, rounds, console, amp)
     summary = summarise_steps(measured, comparisons)
     images = f"{pipeline_prefix(data)}{data.name}, {data.num_classes} classes"
     title = f"{work}, {images}; {rounds.rounds} rounds of {rounds.runs}"
@@ -260,7 +262,10 @@ def _bench_kernels(
         | {COPY: each.copy}
         for each in measured
     }
-    return {"seconds": seconds, "summary": asdict(summary)}
+    launched = {each.case.title: each.launched for each in measured if each.launched}
+    for title, names in launched.items():
+        console.print(f"{title}: launched by the host in every run: {'; '.join(names)}", highlight=False)
+    return {"seconds": seconds, "launched_by_the_host": launched, "summary": asdict(summary)}
 
 
 def _device(name: str) -> torch.device:

@@ -62,6 +62,7 @@ class KernelMeasurement:
             ``compiled`` or a rival's name, the direction ``forward`` or ``forward + backward``.
         copy: seconds of a copy that moves as many bytes as the forward pass must, a number a round.
         product_seconds, product_flops: of the matrix product.
+        launched: on CUDA, the contenders that cannot be captured as a graph: the host launches them in every run.
     """
 
     case: KernelCase
@@ -70,6 +71,7 @@ class KernelMeasurement:
     copy: list[float]
     product_seconds: float
     product_flops: int
+    launched: tuple[str, ...] = ()
 
     def directions(self) -> tuple[str, ...]:
         return tuple(each for each in (FORWARD, BOTH) if (MIXFAST, each) in self.timings)
@@ -107,26 +109,28 @@ def measure_kernels(
             # What earlier cases compiled must not count towards this one's limit of recompilations.
             torch._dynamo.reset()
             problem = case.build(device, dtype, times)
-            timings, copy = measure_problem(problem, device, rounds, compiled)
-            results.append(KernelMeasurement(case, problem, timings, copy, product_seconds, product.flops))
+            timings, copy, launched = measure_problem(problem, device, rounds, compiled)
+            results.append(KernelMeasurement(case, problem, timings, copy, product_seconds, product.flops, launched))
             progress.advance(task)
     return results
 
 
 def measure_problem(
     problem: Problem, device: torch.device, rounds: int, compiled: bool
-) -> tuple[dict[tuple[str, str], list[float]], list[float]]:
-    """Seconds by contender, and those of the copy; see ``KernelMeasurement``."""
+) -> tuple[dict[tuple[str, str], list[float]], list[float], tuple[str, ...]]:
+    """Seconds by contender, those of the copy, and who is launched; see ``KernelMeasurement``."""
     contenders, copy = contenders_of(problem, compiled), Copy(device, problem.bytes[0] // 2)
     everyone: list[Contender] = [*contenders.values(), copy]
+    launched: tuple[str, ...] = ()
     if device.type == "cuda":
         cold = Cold(device)
-        everyone = [Captured(contender, cold) for contender in everyone]
+        captured = [Captured(contender, cold) for contender in everyone]
+        everyone, launched = [*captured], tuple(each.name for each in captured if not each.is_captured)
     for contender in everyone:
         time_turn(contender, WARM_UP_RUNS, device)
     timings = interleave(everyone, rounds, _runs_a_turn(everyone, device), device)
     seconds = {key: timings[contender.name].total() for key, contender in contenders.items()}
-    return seconds, timings[copy.name].total()
+    return seconds, timings[copy.name].total(), launched
 
 
 def contenders_of(problem: Problem, compiled: bool) -> dict[tuple[str, str], Contender]:

@@ -10,6 +10,7 @@ from mixfast.config import Config
 from mixfast.data import ImageSet
 from mixfast.flops import training_flops
 from mixfast.training.feed import Batch, Feed
+from mixfast.training.precision import autocast
 from mixfast.training.session import build_network
 from mixfast_bench.data import BatchStream
 from mixfast_bench.inference import InferencePass
@@ -45,7 +46,8 @@ class PlainMixViTStep:
         network, method = build_network(config, data)
         self.flops = training_flops(network, method.visible_inputs(), data.image_shape, config.training.batch_size)
         self.result: Tensor | None = None
-        self._network = plain_network(network).to(data.images.device)
+        self._device, self._amp = data.images.device, config.training.amp
+        self._network = plain_network(network).to(self._device)
         self._smoothing = config.training.label_smoothing
         feed = Feed(data, method, config, network.core.grid)
         self._stream = BatchStream(feed, config.schedule.epochs)
@@ -57,7 +59,8 @@ class PlainMixViTStep:
     def run(self, mark: Mark) -> None:
         batch = self._stream.next()
         mark("data")
-        loss = plain_loss(self._network, batch, self._smoothing)
+        with autocast(self._device, self._amp):
+            loss = plain_loss(self._network, batch, self._smoothing)
         loss.backward()
         mark("forward + backward")
         self._optimiser.step()

@@ -43,10 +43,12 @@ class Entry:
     case: DataCase
     compiled: bool = False
 
-    def build(self, data: ImageSet, batches: Batches, backbone: str = "wrn28-2", prefix: str = "") -> Any:
+    def build(
+        self, data: ImageSet, batches: Batches, backbone: str = "wrn28-2", prefix: str = "", amp: str = "off"
+    ) -> Any:
         """The contender on the device of ``data``; its name is that of the entry after ``prefix``."""
         device: torch.device = data.images.device
-        config = training_config(self.case, batches, device=device, backbone=backbone, compiled=self.compiled)
+        config = training_config(self.case, batches, device=device, backbone=backbone, compiled=self.compiled, amp=amp)
         return self.kind(prefix + self.name, config, data)
 
 

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mixfast.data import Images, ImageSet
 from mixfast.errors import MixfastError
+from mixfast.training.precision import AMP_DTYPES
 from mixfast_bench.cases import Batches, Rounds
 from mixfast_bench.machine import Copy, MatrixProduct, peak_memory
 from mixfast_bench.measure import Contender, Timings, interleave, no_mark, time_turn
@@ -69,18 +70,24 @@ class Buildable(Protocol):
 
 
 def measure_steps(
-    entries: Sequence[Entry], backbone: str, batches: Batches, data: ImageSet, rounds: Rounds, console: Console
+    entries: Sequence[Entry],
+    backbone: str,
+    batches: Batches,
+    data: ImageSet,
+    rounds: Rounds,
+    console: Console,
+    amp: str = "off",
 ) -> StepMeasurement:
-    """Times the training steps or inference passes of ``entries``, with a matrix product among them.
+    """Times the training steps or inference passes of ``entries``, with a matrix product in their precision among them.
 
     Raises:
         MixfastError: a loss or prediction was not finite at the end: such steps may take another time than real ones.
         UnavailableError: a compiled entry, and there is no compiler.
     """
     device = data.images.device
-    product = MatrixProduct(device)
+    product = MatrixProduct(device, AMP_DTYPES.get(amp, torch.float32))
     with networks_apart():
-        contenders = [entry.build(data, batches, backbone) for entry in entries]
+        contenders = [entry.build(data, batches, backbone, amp=amp) for entry in entries]
         _warm_up([*contenders, product], device, console)
         gc.collect()
         memory = {contender.name: _step_memory(contender, device) for contender in contenders}

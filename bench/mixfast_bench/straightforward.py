@@ -25,6 +25,7 @@ from mixfast.data import ImageSet
 from mixfast.flops import training_flops
 from mixfast.methods import METHODS
 from mixfast.models import build_backbone
+from mixfast.training.precision import autocast
 from mixfast.training.session import build_network
 from mixfast_bench.data import floor_bytes
 from mixfast_bench.measure import Mark
@@ -189,7 +190,7 @@ class PlainStep:
         network, method = build_network(config, data)
         self.flops = training_flops(network, method.visible_inputs(), data.image_shape, config.training.batch_size)
         self.result: Tensor | None = None
-        self._device = data.images.device
+        self._device, self._amp = data.images.device, config.training.amp
         self._network = PlainCutMixMo(config.model.name, data.num_classes, data.channels).to(self._device)
         self._loader = PlainLoader(config, data, self._network.core.stem.grid(data.image_shape))
         settings = config.optimizer
@@ -204,7 +205,8 @@ class PlainStep:
     def run(self, mark: Mark) -> None:
         batch = self._loader.next().to(self._device)
         mark("data")
-        loss = plain_loss(self._network, batch)
+        with autocast(self._device, self._amp):
+            loss = plain_loss(self._network, batch)
         loss.backward()
         mark("forward + backward")
         self._optimiser.step()

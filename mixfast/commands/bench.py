@@ -25,6 +25,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 def _add_step(parser: argparse.ArgumentParser) -> None:
     _add_network(parser)
+    parser.add_argument(
+        "--amp", choices=("off", "bfloat16"), default="off", help="mixed precision, of all steps (default: %(default)s)"
+    )
     _add_common(parser)
 
 

@@ -117,5 +117,7 @@ def check_generator(generator: torch.Generator, device: torch.device) -> None:
     """Refuses anything but a torch generator on the images' device."""
     if not isinstance(generator, torch.Generator):
         raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
-    if generator.device != device:
+    # Without a number a generator's device is the current one.
+    where = generator.device
+    if where.type != device.type or where.index not in (None, device.index):
         raise ValueError(f"generator must be on the images' device {device}, got one on {generator.device}")

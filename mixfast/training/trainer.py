@@ -31,14 +31,13 @@ from mixfast.training.evaluating import predict_logits
 from mixfast.training.feed import Batch, Feed
 from mixfast.training.meter import LossMeter
 from mixfast.training.optimisers import learning_rate_at, make_optimiser
+from mixfast.training.precision import autocast
 from mixfast.training.progress import TrainingProgress
 from mixfast.training.run_directory import RunDirectory
 from mixfast.training.stopping import StopRequest
 from mixfast.training.synchronised_norm import average_running_statistics, synchronise_batch_norms
 from mixfast.training.team import ALONE, Team
 from mixfast.training.voting import Votes
-
-AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class DivergedError(MixfastError):
@@ -117,8 +116,7 @@ class Trainer:
 
     def precision(self) -> AbstractContextManager:
         """The context that steps and predictions run in."""
-        amp = self.config.training.amp
-        return torch.autocast(self.device.type, AMP_DTYPES.get(amp, torch.bfloat16), enabled=amp != "off")
+        return autocast(self.device, self.config.training.amp)
 
     def train(self, stop: StopRequest) -> bool:
         """Trains to the end; False when ``stop`` came first (a checkpoint of that very step is then on the disk).

@@ -31,6 +31,21 @@ def test_a_replay_does_the_work_again():
     assert int(count.runs) == before + 3
 
 
+def test_what_waits_for_the_host_is_launched_each_time():
+    class Waits(Count):
+        def run(self, mark):
+            self.runs.add_(torch.tensor([1.0]).to("cuda")[0])
+            mark("pass")
+
+    waits, stream = Waits(), torch.cuda.current_stream()
+    captured = Captured(waits, Cold(torch.device("cuda")))
+    assert not captured.is_captured and torch.cuda.current_stream() == stream
+    before = int(waits.runs)
+    captured.run(no_mark)
+    assert int(waits.runs) == before + 1
+    assert Captured(Count(), Cold(torch.device("cuda"))).is_captured
+
+
 @pytest.mark.parametrize("contender", [Forward, ForwardBackward])
 def test_only_the_run_is_timed(contender):
     device = torch.device("cuda")

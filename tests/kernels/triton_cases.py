@@ -64,6 +64,31 @@ def assert_as_exact(results, plain, exact, summands=None):
         assert_within_twice(*values, roundings=8, summands=sizes)
 
 
+def plain_forms(reference, *arguments):
+    """The reference's results for the arguments as they are and, float32 ones, three times a rounding off: of one form alone a
+    result may be near by luck, most easily where its summands cancel."""
+    generator = torch.Generator().manual_seed(1)
+
+    def a_rounding_off(tensor):
+        if tensor.dtype != torch.float32:
+            return tensor
+        up = torch.rand(tensor.shape, generator=generator) < 0.5
+        return torch.nextafter(tensor, torch.where(up, torch.inf, -torch.inf))
+
+    return [
+        reference(*arguments),
+        *(reference(*tree_map_only(torch.Tensor, a_rounding_off, arguments)) for _ in range(3)),
+    ]
+
+
+def furthest(forms, exact):
+    """Of each result the form that is furthest from the exact one."""
+    return [
+        max(of_one, key=lambda plain, right=right: float((plain.double() - right).abs().max()) if plain.numel() else 0)
+        for *of_one, right in zip(*forms, exact, strict=True)
+    ]
+
+
 @pytest.fixture
 def last_program(monkeypatch):
     """Interpreted launches run their last program only, and leave their arguments' memory where it is."""
