@@ -95,7 +95,7 @@ def measure_kernels(
 ) -> list[KernelMeasurement]:
     """Times the cases, with ``times`` their batch, one after the other; in each, all contenders interleaved and a copy among them.
 
-    A matrix product takes far longer than an operator: it has a few turns of its own, before.
+    Interrupted (Ctrl-C), it gives the cases that are done. A matrix product takes far longer than an operator: it has a few turns of its own, before.
     """
     product = MatrixProduct(device, dtype)
     time_turn(product, WARM_UP_RUNS, device)
@@ -109,7 +109,13 @@ def measure_kernels(
             # What earlier cases compiled must not count towards this one's limit of recompilations.
             torch._dynamo.reset()
             problem = case.build(device, dtype, times)
-            timings, copy, launched = measure_problem(problem, device, rounds, compiled)
+            try:
+                timings, copy, launched = measure_problem(problem, device, rounds, compiled)
+            except KeyboardInterrupt:
+                if not results:
+                    raise
+                console.print(f"interrupted: the first {len(results)} of {len(cases)} cases")
+                break
             results.append(KernelMeasurement(case, problem, timings, copy, product_seconds, product.flops, launched))
             progress.advance(task)
     return results

@@ -37,7 +37,7 @@ struct StemBackward {
            shared_size<S>(std::max<int64_t>(POSITIONS * (columns + channels), reduction_elements()));
   }
   MIXFAST_DEVICE int tiles() const { return channels / SIDE * (columns / SIDE); }
-  MIXFAST_DEVICE int64_t reduction_elements() const { return int64_t(slices) * channels * columns; }
+  MIXFAST_BOTH int64_t reduction_elements() const { return int64_t(slices) * channels * columns; }
 
   struct Sums {
     S of[SIDE][SIDE]{};

@@ -121,7 +121,9 @@ def assert_within_twice(got, plain, exact, name="", roundings=4, summands=None):
     if exact.numel() == 0:
         return
     floor = roundings * torch.finfo(torch.promote_types(got.dtype, torch.float32)).eps * exact.abs().max()
-    error, allowed = (got.double() - exact).abs().max(), 2 * (plain.double() - exact).abs().max() + floor
+    # A plain form that is no number says nothing (torch 2.11 has such a convolution in bfloat16 on some processors).
+    usual = (plain.double() - exact).abs().nan_to_num(0).max()
+    error, allowed = (got.double() - exact).abs().max(), 2 * usual + floor
     if summands is not None:
         allowed = max(allowed, summands.rounding(exact, roundings))
     assert error <= allowed, f"{name}: off by {error:.3g}, allowed {allowed:.3g}"

@@ -100,7 +100,8 @@ class Case:
         wanted = wanted or (self.images.is_floating_point(), False)
         results = self.run(wanted, guarded=True)
         assert results[0].is_contiguous(memory_format=torch.channels_last)
-        assert not wanted[0] or results[1].stride() == torch.empty_like(self.images).stride()
+        by_kernels = self.weight.dtype != torch.float64
+        assert not (wanted[0] and by_kernels) or results[1].stride() == torch.empty_like(self.images).stride()
         assert all(gradient.is_contiguous() for gradient in results[2:])
         self.hold(results, wanted)
         return results

@@ -26,7 +26,7 @@ from mixfast_kernels._triton.precision import OPERANDS
 from mixfast_kernels._triton.zones import coverage
 
 # Positions, most taps and most channels of a tile by the encoders' element size: 64 positions in bfloat16 spill.
-TILE = {2: (32, 64, 64), 4: (32, 32, 64), 8: (16, 16, 32)}
+TILE = {2: (32, 64, 64), 4: (32, 32, 64)}
 # Of a block of patches: slots (one tile in sixteen may show two inputs), and positions, whose sums are kept.
 GROUP, ROWS = 1024, 16
 # Programs, whatever the device (results must not depend on it): at most, a few to each multiprocessor of a large card; and at

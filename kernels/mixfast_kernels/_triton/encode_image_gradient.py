@@ -26,7 +26,7 @@ from mixfast_kernels._triton.pixels import of_channel
 from mixfast_kernels._triton.zones import coverage
 
 # Most cells, pixels of a cell and channels of a tile by the encoders' element size.
-TILE = {2: (64, 64, 64), 4: (32, 32, 32), 8: (16, 32, 16)}
+TILE = {2: (64, 64, 64), 4: (32, 32, 32)}
 
 
 @triton.jit

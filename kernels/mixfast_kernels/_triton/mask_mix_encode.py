@@ -6,8 +6,9 @@ that a binary mask costs one product; stems, whose product is small beside their
 
 Backward, one pass over the result's gradient gives those of encoders, bias and position embedding (``encode_gradients``),
 a second one, where it is wanted, that of the images (``encode_image_gradient``). The gradients of zone weights, which training
-never asks for, are plain PyTorch's. The reference (``mixfast_kernels.mask_mix_encode``) does what remains: images of more
-than ``MAX_IMAGE_CHANNELS`` channels, empty tensors, and results of 2^31 positions and more.
+never asks for, are plain PyTorch's. The reference (``mixfast_kernels.mask_mix_encode``) does what remains: float64, which is for
+checks and whose products some versions of Triton cannot compile, images of more than ``MAX_IMAGE_CHANNELS`` channels, empty
+tensors, and results of 2^31 positions and more.
 
 An image index outside 0..U-1 is not read: that input is 0 there, as refusing it would wait for the device. (For the gradients
 of zone weights PyTorch takes the images, which refuses it.)
@@ -42,7 +43,7 @@ from mixfast_kernels.mixing import Mixing
 MAX_IMAGE_CHANNELS = 16
 # Positions, most taps and most channels of a tile by the encoders' element size: 128 channels gather the windows of a stem of
 # 128 once; larger tiles in bfloat16 and 32 taps in float32 spill on some card, or take most of its registers.
-FORWARD = {2: (32, 32, 128), 4: (64, 16, 64), 8: (32, 16, 32)}
+FORWARD = {2: (32, 32, 128), 4: (64, 16, 64)}
 # From this many positions on a tile stays inside one sample, whose box and images it then reads once.
 MANY_POSITIONS = 512
 
@@ -70,11 +71,11 @@ def mask_mix_encode(
             images, weight, inside, outside, box, bitmap, index, bias, position, grid, stride, padding, scale, mean, std
         )
     batch, channels = inside.shape[0], weight.shape[1]
-    positions, pixels = grid[0] * grid[1], _readable(images, weight)
+    positions = grid[0] * grid[1]
     result_BPC = weight.new_empty(batch, positions, channels)
     zone, kind = zone_of(box, bitmap)
     statistics = _normalisation(images, mean, std)
-    constants = _constants(pixels, weight, inside, kind, grid, stride, padding, scale, statistics)
+    constants = _constants(images, weight, inside, kind, grid, stride, padding, scale, statistics)
     block_p, block_t, block_c = fitted_tile(FORWARD, weight)
     mix = (inside.contiguous(), outside.contiguous(), zone)
     with torch.cuda.device_of(images):
@@ -86,7 +87,7 @@ def mask_mix_encode(
         slots = batch * positions if order is None else order.shape[0]
         tiles = batch * triton.cdiv(positions, block_p) if by_sample else triton.cdiv(slots, block_p)
         encode_kernel[(tiles * triton.cdiv(channels, block_c),)](
-            pixels,
+            images,
             _by_taps(weight, constants["PACKED"]),
             *mix,
             None if index is None else index.contiguous(),
@@ -96,7 +97,7 @@ def mask_mix_encode(
             result_BPC,
             images.shape[0],
             slots,
-            *pixels.stride(),
+            *images.stride(),
             **constants,
             BY_SAMPLE=by_sample,
             BLOCK_P=block_p,
@@ -138,10 +139,10 @@ def mask_mix_encode_backward(
             grad, images, weight, inside, outside, box, bitmap, index, bias, position,
             grid, stride, padding, scale, mean, std, wanted,
         )  # fmt: skip
-    batch, positions, pixels = inside.shape[0], grid[0] * grid[1], _readable(images, weight)
+    batch, positions = inside.shape[0], grid[0] * grid[1]
     zone, kind = zone_of(box, bitmap)
     statistics = _normalisation(images, mean, std)
-    constants = _constants(pixels, weight, inside, kind, grid, stride, padding, scale, statistics)
+    constants = _constants(images, weight, inside, kind, grid, stride, padding, scale, statistics)
     grad = grad.to(weight.dtype).contiguous(memory_format=torch.channels_last)
     grad_BPC = grad.permute(0, 2, 3, 1).view(batch, positions, weight.shape[1])
     at = None if index is None else index.contiguous()
@@ -149,11 +150,11 @@ def mask_mix_encode_backward(
     grad_images, grad_inside, grad_outside = images.new_empty(0), inside.new_empty(0), outside.new_empty(0)
     with torch.cuda.device_of(images):
         grad_weight, grad_bias, grad_position = parameter_gradients(
-            grad_BPC, pixels, weight, mix, at, bias, position, constants
+            grad_BPC, images, weight, mix, at, bias, position, constants
         )
         if wants_images:
             encoders_ETC = _by_taps(weight, constants["PACKED"])
-            grad_images = image_gradient(grad_BPC, pixels, encoders_ETC, mix, at, constants).to(images.dtype)
+            grad_images = image_gradient(grad_BPC, images, encoders_ETC, mix, at, constants).to(images.dtype)
     if wants_zones:
         slots = slots_of(normalised_images(images, mean, std, weight.dtype), index, inside.shape[1])
         mixing = Mixing(inside, outside, (grid[0], grid[1]), box, bitmap)
@@ -170,11 +171,16 @@ def mask_mix_encode_backward(
 
 def _takes(images: Tensor, weight: Tensor, inside: Tensor, grid: list[int]) -> bool:
     result = inside.shape[0] * grid[0] * grid[1]
-    return 0 < result < 2**31 and 0 < images.shape[1] <= MAX_IMAGE_CHANNELS and inside.numel() > 0 < weight.numel()
+    return (
+        weight.dtype != torch.float64
+        and 0 < result < 2**31
+        and 0 < images.shape[1] <= MAX_IMAGE_CHANNELS
+        and inside.numel() > 0 < weight.numel()
+    )
 
 
 def _constants(
-    pixels: Tensor,
+    images: Tensor,
     weight: Tensor,
     inside: Tensor,
     kind: str,
@@ -185,7 +191,7 @@ def _constants(
     statistics: tuple[tuple[float, ...] | None, tuple[float, ...] | None],
 ) -> dict[str, Any]:
     """What both kernels know when they are compiled: nothing here changes with the batch."""
-    _, channels, height, width = pixels.shape
+    _, channels, height, width = images.shape
     return {
         "P": grid[0] * grid[1],
         "GRID_W": grid[1],
@@ -198,7 +204,7 @@ def _constants(
         "KERNEL": weight.shape[3],
         "STRIDE": stride,
         "PADDING": padding,
-        "PACKED": pixels.stride(3) == channels and (channels == 1 or pixels.stride(1) == 1),
+        "PACKED": images.stride(3) == channels and (channels == 1 or images.stride(1) == 1),
         "KIND": kind,
         "SCALE": scale,
         "CENTRE": statistics[0],
@@ -220,12 +226,6 @@ def _normalisation(
     return (0.0,) * images.shape[1], (1 / unit,) * images.shape[1]
 
 
-def _readable(images: Tensor, weight: Tensor) -> Tensor:
-    """The images as the kernels take them: as they are, but float64 products, which are for checks, want float64 pixels
-    (Triton 3.8 cannot compile those of narrower ones)."""
-    return images.to(torch.float64) if weight.dtype == torch.float64 else images
-
-
 def _by_taps(weight_ECckk: Tensor, packed: bool) -> Tensor:
     """The encoders as ``[E, taps, C]``, taps in the order of the kernels' windows."""
     order = (0, 3, 4, 2, 1) if packed else (0, 2, 3, 4, 1)
@@ -244,7 +244,6 @@ def aot_cases() -> list[Case]:
     runs = (
         ("CIFAR stem", torch.bfloat16),
         ("CIFAR stem", torch.float32),
-        ("CIFAR stem", torch.float64),
         ("Tiny ImageNet stem", torch.float16),
         ("ConViT patches", torch.bfloat16),
         ("ConViT patches", torch.float32),
@@ -255,7 +254,6 @@ def aot_cases() -> list[Case]:
         ("Tiny ImageNet stem", torch.float16),
         ("ConViT patches", torch.bfloat16),
         ("ConViT patches", torch.float32),
-        ("CIFAR stem", torch.float64),
     )
     return [case for name, dtype in runs for case in _aot_cases(name, dtype, False, *shapes[name])] + [
         case for name, dtype in with_images for case in _aot_cases(name, dtype, True, *shapes[name])
