@@ -93,9 +93,10 @@ def measure_kernels(
     compiled: bool,
     console: Console,
 ) -> list[KernelMeasurement]:
-    """Times the cases, with ``times`` their batch, one after the other; in each, all contenders interleaved and a copy among them.
+    """Times the cases, with ``times`` their batch, one after the other; in each, all contenders interleaved, a copy too.
 
-    Interrupted (Ctrl-C), it gives the cases that are done. A matrix product takes far longer than an operator: it has a few turns of its own, before.
+    A matrix product takes far longer than an operator: it has a few turns of its own, before. Interrupted (Ctrl-C), the
+    measurement gives the cases that are done.
     """
     product = MatrixProduct(device, dtype)
     time_turn(product, WARM_UP_RUNS, device)

@@ -8,13 +8,31 @@ import sys
 from running import ROOT
 
 
-def spills(operator: str, only: str = "") -> dict[str, int]:
-    """Spilling instructions of every kernel of an operator's cases (those whose name has ``only``), on every target."""
+def aot_tool():
     specification = importlib.util.spec_from_file_location("aot_tool", ROOT / "tools" / "aot.py")
     tool = importlib.util.module_from_spec(specification)
     sys.modules["aot_tool"] = tool  # dataclasses look their module up
     specification.loader.exec_module(tool)
+    return tool
+
+
+def intermediate_code(call, target: str) -> dict[str, str]:
+    """The PTX of every kernel that ``call`` launches, on tensors without memory, by the kernel's name."""
+    import triton
+
+    tool = aot_tool()
+    with tool.recorded_launches() as launches:
+        call()
     found = {}
+    for launch in launches:
+        source, options = tool.specialised(launch, target)
+        found[launch.kernel.__name__] = triton.compile(source, target=tool._gpu(target), options=options).asm["ptx"]
+    return found
+
+
+def spills(operator: str, only: str = "") -> dict[str, int]:
+    """Spilling instructions of every kernel of an operator's cases (those whose name has ``only``), on every target."""
+    tool, found = aot_tool(), {}
     for case in tool.all_cases([operator]):
         if only in case.name:
             for kernel, machines in tool.measure(case, list(tool.CARDS))["kernels"].items():

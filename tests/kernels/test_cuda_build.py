@@ -68,7 +68,9 @@ print(json.dumps([mk.backends()["cuda"].name, all(registered), bool((pooled == 1
 def test_host_code_calls_no_function_of_the_device(monkeypatch):
     """nvcc makes such a call, from a template, one of exit(), and says nothing."""
     library = built(monkeypatch, "90")
-    listed = subprocess.run(["nm", "--dynamic", "--undefined-only", library], capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        ["nm", "--dynamic", "--undefined-only", library], capture_output=True, text=True, check=True
+    )
     wanted = {line.split()[-1].partition("@")[0] for line in listed.stdout.splitlines()}
     assert "aoti_torch_get_current_cuda_stream" in wanted and "exit" not in wanted
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 
 import pytest
-from ahead_of_time import spills
+import torch
+from ahead_of_time import intermediate_code, spills
 
 OPERATORS = ("augment", "mask_mix_encode", "mixed_cross_entropy", "source_attribution", "unmix_pool")
 
@@ -23,6 +25,36 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reas
 )
 def test_a_case_compiles_without_spills(operator, name):
     assert set(spills(operator, name).values()) == {0}
+
+
+@pytest.mark.parametrize("size", [(2, 4), (5, 7)])
+def test_places_on_small_grids_are_not_packed(size):
+    """ptxas of CUDA 12.8 computes ``add.s16x2`` a second time without its constant: the H200 read the pixels beside."""
+    from mixfast_kernels._triton.aot import meta
+    from mixfast_kernels._triton.mask_mix_encode import mask_mix_encode, mask_mix_encode_backward
+
+    half = {"dtype": torch.float16}
+    parameters = (meta(3, 16, **half), meta(16, *size, **half))
+    tensors = (meta(4, 3, *size), meta(3, 16, 3, 3, 3, **half), meta(2, 3), meta(2, 3), None, None)
+    arguments = (
+        *tensors,
+        meta(2, 3, dtype=torch.int64),
+        *parameters,
+        list(size),
+        1,
+        1,
+        2.0,
+        [0.3, 0.4, 0.5],
+        [0.2, 0.3, 0.2],
+    )
+
+    def call():
+        mask_mix_encode(*arguments)
+        mask_mix_encode_backward(meta(2, 16, *size, **half, channels_last=True), *arguments, [True, False])
+
+    code = intermediate_code(call, "sm_90")
+    assert {"encode_kernel", "gradient_kernel", "image_gradient_kernel"} <= code.keys()
+    assert not [name for name, ptx in code.items() if re.search(r"\.[su]16x2\b", ptx)]
 
 
 @pytest.mark.long

@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mixfast_kernels._triton.encode_kernels import STAGES, fitted_tile, source, window
+from mixfast_kernels._triton.encode_kernels import STAGES, fitted_tile, source, window, window_corner
 from mixfast_kernels._triton.grouped_product import Blocks, block_place, order_of_blocks
 from mixfast_kernels._triton.precision import OPERANDS
 from mixfast_kernels._triton.zones import coverage
@@ -38,10 +38,10 @@ SHARE = 0.45
 ADD = (32, 8, 16)
 
 
-@triton.jit(do_not_specialize=["unique", "batch", "samples", "chunks", "rows", "blocks", "each"])
+@triton.jit(do_not_specialize=["unique", "batch", "samples", "chunks", "rows", "blocks", "each", "grid_w"])
 def gradient_kernel(
     grad_ptr, images_ptr, inside_ptr, outside_ptr, zone_ptr, index_ptr, order_ptr, encoder_parts_ptr, bias_parts_ptr,
-    position_parts_ptr, unique, batch, samples, chunks, rows, blocks, each, stride_u, stride_c, stride_h, stride_w,
+    position_parts_ptr, unique, batch, samples, chunks, rows, blocks, each, grid_w, stride_u, stride_c, stride_h, stride_w,
     P: tl.constexpr, GRID_W: tl.constexpr, C: tl.constexpr, E: tl.constexpr, M: tl.constexpr, CHANNELS: tl.constexpr,
     HEIGHT: tl.constexpr, WIDTH: tl.constexpr, KERNEL: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr,
     PACKED: tl.constexpr, KIND: tl.constexpr, SCALE: tl.constexpr, CENTRE: tl.constexpr, FACTOR: tl.constexpr,
@@ -86,7 +86,7 @@ def gradient_kernel(
                 exists = place >= 0
                 place = tl.where(exists, place, 0)
                 sample, position = place // P, place % P
-            top, left = position // GRID_W * STRIDE - PADDING, position % GRID_W * STRIDE - PADDING
+            top, left = window_corner(position, grid_w, STRIDE, PADDING)
             share = coverage(zone_ptr, sample, position, exists, P, GRID_W, KIND)
             weights = tl.zeros((BLOCK_P,), SUMS)
             shown = tl.zeros((BLOCK_P,), tl.int1)
@@ -237,6 +237,7 @@ def parameter_gradients(
         blocks.rows,
         blocks.count,
         each,
+        constants["GRID_W"],
         *pixels.stride(),
         **constants,
         OPERAND=OPERANDS[weight.dtype],

@@ -79,10 +79,20 @@ def window(
     return pixels * weight[:, None]
 
 
-@triton.jit(do_not_specialize=["unique", "slots"])
+@triton.jit
+def window_corner(position, grid_w, STRIDE: tl.constexpr, PADDING: tl.constexpr):
+    """Row and column of the image where the windows of these positions begin.
+
+    ``grid_w`` must not be known when the kernel is compiled: on a small grid LLVM would pack such places in 16 bits, two to a
+    register, and ptxas of CUDA 12.8 loses the padding when it computes them a second time (seen on an H200).
+    """
+    return position // grid_w * STRIDE - PADDING, position % grid_w * STRIDE - PADDING
+
+
+@triton.jit(do_not_specialize=["unique", "slots", "grid_w"])
 def encode_kernel(
     images_ptr, encoders_ptr, inside_ptr, outside_ptr, zone_ptr, index_ptr, bias_ptr, position_ptr, order_ptr, result_ptr,
-    unique, slots, stride_u, stride_c, stride_h, stride_w,
+    unique, slots, grid_w, stride_u, stride_c, stride_h, stride_w,
     P: tl.constexpr, GRID_W: tl.constexpr, C: tl.constexpr, E: tl.constexpr, M: tl.constexpr, CHANNELS: tl.constexpr,
     HEIGHT: tl.constexpr, WIDTH: tl.constexpr, KERNEL: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr,
     PACKED: tl.constexpr, KIND: tl.constexpr, SCALE: tl.constexpr, CENTRE: tl.constexpr, FACTOR: tl.constexpr,
@@ -113,7 +123,7 @@ def encode_kernel(
             exists = place >= 0
         place = tl.where(exists, place, 0)
         sample, position = place // P, place % P
-    top, left = position // GRID_W * STRIDE - PADDING, position % GRID_W * STRIDE - PADDING
+    top, left = window_corner(position, grid_w, STRIDE, PADDING)
     share = coverage(zone_ptr, sample, position, exists, P, GRID_W, KIND)
     total = tl.zeros((BLOCK_P, BLOCK_C), SUMS)
     for e in tl.static_range(E):

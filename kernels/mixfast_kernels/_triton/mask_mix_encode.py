@@ -97,6 +97,7 @@ def mask_mix_encode(
             result_BPC,
             images.shape[0],
             slots,
+            grid[1],
             *images.stride(),
             **constants,
             BY_SAMPLE=by_sample,
