@@ -29,10 +29,10 @@ from mixfast_kernels._triton.zones import coverage
 TILE = {2: (64, 64, 64), 4: (32, 32, 32)}
 
 
-@triton.jit(do_not_specialize=["cells_w"])
+@triton.jit
 def image_gradient_kernel(
     grad_ptr, encoders_ptr, inside_ptr, outside_ptr, zone_ptr, slots_ptr, starts_ptr, result_ptr,
-    cells_w, stride_u, stride_c, stride_h, stride_w,
+    stride_u, stride_c, stride_h, stride_w,
     P: tl.constexpr, GRID_W: tl.constexpr, C: tl.constexpr, E: tl.constexpr, M: tl.constexpr, CHANNELS: tl.constexpr,
     HEIGHT: tl.constexpr, WIDTH: tl.constexpr, KERNEL: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr,
     PACKED: tl.constexpr, KIND: tl.constexpr, SCALE: tl.constexpr, FACTOR: tl.constexpr, SUMS: tl.constexpr,
@@ -41,13 +41,13 @@ def image_gradient_kernel(
     """BLOCK_P cells of one image by BLOCK_T of their pixels.
 
     grad_ptr: [B, P, C]; encoders_ptr: [E, T, C]; result_ptr: images. slots_ptr: the slots sample * M + input by their image;
-    starts_ptr: [U + 1], where an image's begin among them; both None: slot i takes image i // M. cells_w: cells in a row of an
-    image, for the reason that ``encode_kernels.window_corner`` gives not known when the kernel is compiled.
+    starts_ptr: [U + 1], where an image's begin among them; both None: slot i takes image i // M.
     """
     taps: tl.constexpr = KERNEL * KERNEL * CHANNELS
     pixels: tl.constexpr = STRIDE * STRIDE * CHANNELS
     reach: tl.constexpr = (KERNEL + STRIDE - 1) // STRIDE
-    cells: tl.constexpr = ((HEIGHT + PADDING - 1) // STRIDE + 1) * ((WIDTH + PADDING - 1) // STRIDE + 1)
+    cells_w: tl.constexpr = (WIDTH + PADDING - 1) // STRIDE + 1
+    cells: tl.constexpr = ((HEIGHT + PADDING - 1) // STRIDE + 1) * cells_w
     tiles_t: tl.constexpr = (pixels + BLOCK_T - 1) // BLOCK_T
     tiles_p: tl.constexpr = (cells + BLOCK_P - 1) // BLOCK_P
     pixel = tl.program_id(0) % tiles_t * BLOCK_T + tl.arange(0, BLOCK_T)
@@ -126,8 +126,7 @@ def image_gradient(
         taken, slots = torch.sort(index.flatten(), stable=True)
         starts = torch.searchsorted(taken, torch.arange(unique + 1, device=index.device))
     stride, padding = constants["STRIDE"], constants["PADDING"]
-    cells_w = (width + padding - 1) // stride + 1
-    cells = ((height + padding - 1) // stride + 1) * cells_w
+    cells = ((height + padding - 1) // stride + 1) * ((width + padding - 1) // stride + 1)
     block_p, block_t, block_c = (
         min(most, max(SHORTEST, triton.next_power_of_2(size)))
         for most, size in zip(
@@ -142,7 +141,6 @@ def image_gradient(
         slots,
         starts,
         result,
-        cells_w,
         *result.stride(),
         **{name: value for name, value in constants.items() if name != "CENTRE"},
         BLOCK_P=block_p,
