@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from mixfast.commands.bench import defaults
 from mixfast.data import Images, ImageSet, SourceOptions, load_split, open_images
 from mixfast.data.decode import usable_cores
 from mixfast.data.sources.dali_presence import require_dali
@@ -22,6 +23,7 @@ from mixfast.models import is_transformer
 from mixfast.training.compiling import missing_compiler
 from mixfast.training.session import resolve_device
 from mixfast_bench import machine
+from mixfast_bench.against import RECORD_VERSION, load_record, report
 from mixfast_bench.cases import Batches, Rounds, at_least, synthetic_images
 from mixfast_bench.kernel_cases import KERNEL_CASES
 from mixfast_bench.kernel_problems import KernelCase
@@ -47,11 +49,13 @@ DEFAULT_PIPELINE_SIZES = (32, 64)
 CUDA_TIMES = 8
 SOURCE_RUNS = 100  # many more batches than lie ready when a turn begins
 # What the command line keeps beside the bench's own arguments.
-NOT_SETTINGS = ("command", "what", "run", "debug", "json", "plot")
+NOT_SETTINGS = ("command", "what", "run", "debug", "json", "plot", "against")
+PARTS = ("step", "inference", "data", "kernels")
 
 
 def run_bench(args: argparse.Namespace, console: Console) -> int:
-    """Measures what ``args`` (of ``mixfast.commands.bench``) ask for; returns the exit status.
+    """Measures what ``args`` (of ``mixfast.commands.bench``) ask for; returns the exit status: 1 where something is slower than
+    in the record that it is compared with.
 
     Raises:
         ValueError: an argument is wrong; the message names it. Nothing was measured.
@@ -59,28 +63,30 @@ def run_bench(args: argparse.Namespace, console: Console) -> int:
         OSError: the record cannot be written.
     """
     device = _device(args.device)
-    run, prepare = {
-        "step": (_bench_step, _batches_and_rounds),
-        "inference": (_bench_inference, _batch_sizes_and_rounds),
-        "data": (_bench_data, _batches_and_rounds),
-        "kernels": (_bench_kernels, _cases_and_rounds),
-    }[args.what]
+    run, prepare = (_bench_all, _parts) if args.what == "all" else _bench_of(args.what)
     work = prepare(args, device)
+    settings = {name: value for name, value in vars(args).items() if name not in NOT_SETTINGS}
     record_file = None if args.json is None else _writable("--json", args.json)
+    earlier_file = None if args.against is None else Path(args.against).expanduser()
+    earlier = None if earlier_file is None else load_record(earlier_file, args.what, settings)
     described = machine.describe(device)
     _announce(described, console)
     results = run(args, *work, device, console)
+    record = {
+        "version": RECORD_VERSION,
+        "bench": args.what,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": described,
+        "settings": settings,
+        **results,
+    }
     if record_file is not None:
-        record = {
-            "bench": args.what,
-            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "machine": described,
-            "settings": {name: value for name, value in vars(args).items() if name not in NOT_SETTINGS},
-            **results,
-        }
         write_text(record_file, json.dumps(record, indent=1) + "\n")
         console.print(f"record: {record_file}", highlight=False)
-    return 0
+    if earlier is None:
+        return 0
+    # As it would be read from a file.
+    return int(report(earlier, json.loads(json.dumps(record)), earlier_file, console))
 
 
 def default_runs(what: str, device: torch.device) -> int:
@@ -120,6 +126,37 @@ def _cases_and_rounds(args: argparse.Namespace, device: torch.device) -> tuple[l
     if args.plot is not None:
         _writable("--plot", args.plot)
     return [case for case in KERNEL_CASES if args.op is None or case.operator in args.op], args.rounds
+
+
+def _bench_of(what: str) -> tuple[Callable[..., dict[str, Any]], Callable[..., Any]]:
+    """What measures, and what checks the arguments and makes those that it takes after them."""
+    return {
+        "step": (_bench_step, _batches_and_rounds),
+        "inference": (_bench_inference, _batch_sizes_and_rounds),
+        "data": (_bench_data, _batches_and_rounds),
+        "kernels": (_bench_kernels, _cases_and_rounds),
+    }[what]
+
+
+def _parts(args: argparse.Namespace, device: torch.device) -> list[tuple[argparse.Namespace, Any, Any]]:
+    """Each bench with its own defaults; what is said for all of them instead."""
+    parts = []
+    for what in PARTS:
+        own = defaults(what)
+        own.device = args.device
+        if args.rounds is not None:
+            own.rounds = args.rounds
+        if what in ("step", "inference"):
+            own.backbone = args.backbone
+        run, prepare = _bench_of(what)
+        parts.append((own, run, prepare(own, device)))
+    return parts
+
+
+def _bench_all(args: argparse.Namespace, *rest: Any) -> dict[str, Any]:
+    """``rest``: the parts, the device and the console."""
+    *parts, device, console = rest
+    return {own.what: run(own, *work, device, console) for own, run, work in parts}
 
 
 def _bench_step(

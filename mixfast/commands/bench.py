@@ -15,6 +15,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_inference(benches.add_parser("inference", help="predictions of all subnetworks, beside the plain network's"))
     _add_data(benches.add_parser("data", help="the input pipeline alone, from memory or from image files"))
     _add_kernels(benches.add_parser("kernels", help="each operator against its plain form, eager and compiled"))
+    _add_all(benches.add_parser("all", help="all of these, each as it is by default"))
+
+
+def defaults(what: str) -> argparse.Namespace:
+    """The arguments of a bench that is told nothing."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return parser.parse_args([what])
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -81,6 +89,11 @@ def _add_kernels(parser: argparse.ArgumentParser) -> None:
     _add_measuring(parser, rounds=20)
 
 
+def _add_all(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--backbone", default="wrn28-2", help="of steps and inference (default: %(default)s)")
+    _add_measuring(parser, rounds=None)
+
+
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=64, metavar="B", help="samples a step (default: %(default)s)")
     parser.add_argument(
@@ -99,9 +112,15 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     _add_measuring(parser, rounds=40)
 
 
-def _add_measuring(parser: argparse.ArgumentParser, rounds: int) -> None:
+def _add_measuring(parser: argparse.ArgumentParser, rounds: int | None) -> None:
+    default = "each bench's own" if rounds is None else rounds
     parser.add_argument(
-        "--rounds", type=int, default=rounds, metavar="N", help="interleaved turns of each (default: %(default)s)"
+        "--rounds", type=int, default=rounds, metavar="N", help=f"interleaved turns of each (default: {default})"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     parser.add_argument("--json", metavar="FILE", help="also write the record to FILE")
+    parser.add_argument(
+        "--against",
+        metavar="FILE",
+        help="say what changed since that record beyond noise; exit status 1 if something is slower",
+    )

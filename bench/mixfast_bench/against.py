@@ -1,0 +1,145 @@
+"""A record of ``mixfast bench`` beside an earlier one: what changed beyond noise.
+
+Compared are ratios, never times: a ratio was taken within each round, so that what slows a whole machine down has left it. A
+ratio changed when the confidence intervals of its two medians do not overlap and the medians differ by more than two
+runs of the same code do. An operator's row has several ratios of the same time of its own; it changed when all
+of them say so, for else it was an opponent that did.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+# Of the records that this mixfast writes and reads.
+RECORD_VERSION = 1
+# The smallest share by which a median must differ. Operators take microseconds, and where their memory lies matters.
+LEAST, LEAST_OF_OPERATORS = 0.03, 0.06
+# Settings that change how well something is known, not what is measured.
+FREE_SETTINGS = ("rounds", "runs", "against")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A ratio in a record. label: where it stands; row: the operator's row it is of, or empty."""
+
+    label: str
+    row: str
+    median: float
+    interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Change:
+    """before, after: of the ratio; worse: whether mixfast became slower."""
+
+    label: str
+    before: float
+    after: float
+    worse: bool
+
+
+def load_record(path: Path, what: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """The record of an earlier ``mixfast bench`` of the same things.
+
+    Args:
+        path: of the file. what: the bench. settings: those of the run that it is compared with.
+
+    Raises:
+        ValueError: the file is not there, no record, of another version or bench, or was made with other settings.
+    """
+    if not path.is_file():
+        raise ValueError(f"--against is {path}, expected a record that mixfast bench wrote (--json)")
+    try:
+        record = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"--against {path} is no JSON: {error}") from error
+    if not isinstance(record, dict) or not {"bench", "settings"} <= record.keys():
+        raise ValueError(f"--against {path} is no record of mixfast bench: it has no bench and settings")
+    if record.get("version") != RECORD_VERSION:
+        raise ValueError(
+            f"--against {path} is a record of version {record.get('version', 0)}, expected {RECORD_VERSION}: measure it again"
+        )
+    if record["bench"] != what:
+        raise ValueError(f"--against {path} is a record of bench {record['bench']}, expected one of bench {what}")
+    names = {*settings, *record["settings"]} - {*FREE_SETTINGS}
+    other = [
+        f"{name} {record['settings'].get(name)} there, {settings.get(name)} here"
+        for name in sorted(names)
+        if record["settings"].get(name) != settings.get(name)
+    ]
+    if other:
+        raise ValueError(f"--against {path} was measured with other settings: {'; '.join(other)}")
+    return record
+
+
+def changes(before: dict[str, Any], after: dict[str, Any]) -> list[Change]:
+    """What changed beyond noise between two records of the same bench."""
+    earlier = {found.label: found for found in ratios(before)}
+    pairs = [(earlier[found.label], found) for found in ratios(after) if found.label in earlier]
+    moved = [(old, new) for old, new in pairs if _differ(old, new)]
+    ups = {new.label for old, new in moved if new.median > old.median}
+    labels = {new.label for _, new in moved}
+    result = []
+    for old, new in moved:
+        alike = [other.label for _, other in pairs if other.row == new.row] if new.row else [new.label]
+        if all(label in labels and (label in ups) == (new.label in ups) for label in alike):
+            result.append(Change(new.label, old.median, new.median, _is_worse(new, old)))
+    return result
+
+
+def report(before: dict[str, Any], after: dict[str, Any], path: Path, console: Console) -> bool:
+    """Says what changed; whether anything became worse."""
+    found = changes(before, after)
+    machines = [record["machine"]["device_name"] for record in (before, after)]
+    if machines[0] != machines[1]:
+        console.print(f"{path} is of another machine: {machines[0]}", style="yellow", highlight=False)
+    if not found:
+        console.print(f"against {path}: nothing changed beyond noise", highlight=False)
+        return False
+    table = Table("against " + str(path), "before", "after", "", box=None, pad_edge=False)
+    for change in found:
+        table.add_row(
+            change.label, f"{change.before:.3g}", f"{change.after:.3g}", "WORSE" if change.worse else "better"
+        )
+    console.print(table)
+    return any(change.worse for change in found)
+
+
+def ratios(value: Any, path: tuple[str, ...] = (), row: str = "") -> Iterator[Found]:
+    """Every ratio that may be compared, wherever it stands in a record."""
+    if isinstance(value, list):
+        for element in value:
+            yield from ratios(element, path, row)
+    elif isinstance(value, dict):
+        if {"value", "interval", "refusal"} <= value.keys():
+            interval = value["interval"]
+            yield Found(", ".join(path), row, value["value"]["median"], None if interval is None else tuple(interval))
+            return
+        named = tuple(str(value[key]) for key in ("operator", "name", "direction") if isinstance(value.get(key), str))
+        path += named
+        if "operator" in value and "direction" in value:
+            row = ", ".join(path)
+        for key, inner in value.items():
+            # What holds everything, and opponents' ratios, need no name of their own.
+            step = () if key in ("summary", "rows", "ratios", "rivals") else (key,)
+            yield from ratios(inner, path + step, row)
+
+
+def _differ(old: Found, new: Found) -> bool:
+    least = LEAST_OF_OPERATORS if new.row else LEAST
+    if old.interval is None or new.interval is None:
+        return False
+    apart = old.interval[1] < new.interval[0] or new.interval[1] < old.interval[0]
+    return apart and abs(new.median / old.median - 1) > least
+
+
+def _is_worse(new: Found, old: Found) -> bool:
+    """An overhead is better the smaller it is; speed-ups, shares and utilisations are better the larger they are."""
+    return (new.median > old.median) == ("overhead" in new.label)
