@@ -83,10 +83,11 @@ def window(
 def window_corner(position, grid_w, STRIDE: tl.constexpr, PADDING: tl.constexpr):
     """Row and column of the image where the windows of these positions begin.
 
-    ``grid_w`` must not be known when the kernel is compiled: on a small grid LLVM would pack such places in 16 bits, two to a
-    register, and ptxas of CUDA 12.8 loses the padding when it computes them a second time (seen on an H200).
+    On a small grid ``grid_w`` must not be known when the kernel is compiled: LLVM would pack such places in 16 bits, two to
+    a register, and ptxas of CUDA 12.8 loses the padding when it computes them a second time (seen on an H200).
     """
-    return position // grid_w * STRIDE - PADDING, position % grid_w * STRIDE - PADDING
+    row = position // grid_w
+    return row * STRIDE - PADDING, (position - row * grid_w) * STRIDE - PADDING
 
 
 @triton.jit(do_not_specialize=["unique", "slots", "grid_w"])
@@ -123,7 +124,7 @@ def encode_kernel(
             exists = place >= 0
         place = tl.where(exists, place, 0)
         sample, position = place // P, place % P
-    top, left = window_corner(position, grid_w, STRIDE, PADDING)
+    top, left = window_corner(position, GRID_W if BY_SAMPLE else grid_w, STRIDE, PADDING)
     share = coverage(zone_ptr, sample, position, exists, P, GRID_W, KIND)
     total = tl.zeros((BLOCK_P, BLOCK_C), SUMS)
     for e in tl.static_range(E):
