@@ -157,11 +157,19 @@ def _variants(config: Config) -> Iterator[str]:
 
 def _augmentation(config: Config) -> Iterator[str]:
     data, msda = config.data, config.msda
-    if data.augmix and data.autoaugment != "none":
-        yield (
-            f"data.augmix is true and data.autoaugment is {data.autoaugment}: each is a whole augmentation of its own; set "
-            "data.augmix=false or data.autoaugment=none"
-        )
+    whole = {
+        "data.augmix": ("true", "false") if data.augmix else None,
+        "data.autoaugment": (data.autoaugment, "none") if data.autoaugment != "none" else None,
+        "data.randaugment": (str(data.randaugment), "0") if data.randaugment else None,
+    }
+    given = {name: values for name, values in whole.items() if values is not None}
+    if len(given) > 1:
+        are = " and ".join(f"{name} is {value}" for name, (value, _) in given.items())
+        off = " or ".join(f"{name}={value}" for name, (_, value) in given.items())
+        yield f"{are}: each is a whole augmentation of its own; set {off}"
+    yield from _unused(
+        data, "data", set() if data.randaugment else {"randaugment_magnitude"}, "with data.randaugment=0"
+    )
     has_no_effect = {"alpha", "probability"} if msda.kind == "none" else set()
     has_no_effect |= {"mixup_alpha"} if msda.kind != "cutmix-mixup" else set()
     yield from _unused(msda, "msda", has_no_effect, f"with msda.kind={msda.kind}")

@@ -82,6 +82,15 @@ class DataSection(Section):
         description="AutoAugment with the policy found on CIFAR-10 or on ImageNet (thesis A.1.5): two operations an "
         "image, after crop and flip; what they uncover is black.",
     )
+    randaugment: int = Field(
+        0,
+        ge=0,
+        le=16,
+        description="RandAugment: operations an image, after crop and flip, each drawn from fourteen; 0: none.",
+    )
+    randaugment_magnitude: int = Field(
+        9, ge=0, le=30, description="Of all operations of RandAugment, on torchvision's scale of 0 to 30."
+    )
     random_erasing: float = Field(
         0.0,
         ge=0,

@@ -1,4 +1,4 @@
-"""The operations of AutoAugment's policies on groups of 8-bit images, each image at a magnitude of its own.
+"""The operations of AutoAugment and RandAugment on groups of 8-bit images, each image at a magnitude of its own.
 
 An operation's code is its position in a list of operations. What it needs besides the images is worked out once, for
 every code, and a group picks its rows by its codes.
@@ -33,11 +33,12 @@ _WHITE = 255
 
 
 class Operation(NamedTuple):
-    """An operation at one magnitude (0 to 9; None where it has no range) in one direction (+1 or -1)."""
+    """An operation at one magnitude (0 to steps - 1; None where it has no range) in one direction (+1 or -1)."""
 
     name: str
     magnitude: int | None = None
     sign: int = 1
+    steps: int = MAGNITUDES
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def tables_of(operations: Sequence[Operation], size: tuple[int, int], device: to
 
 def _strength(operation: Operation, largest: float) -> float:
     """The signed amount, on float32's even steps from 0 to `largest` as torchvision has them."""
-    steps = torch.linspace(0.0, largest, MAGNITUDES)
+    steps = torch.linspace(0.0, largest, operation.steps)
     return operation.sign * float(steps[operation.magnitude or 0])
 
 
@@ -85,7 +86,7 @@ def _kept_bits(operation: Operation) -> int:
     """The bit mask of posterize: 8 bits at magnitude 0, 4 at the last one."""
     if operation.name != "posterize":
         return 255
-    dropped = round(operation.magnitude * _POSTERIZE_BITS / (MAGNITUDES - 1))
+    dropped = round(operation.magnitude * _POSTERIZE_BITS / (operation.steps - 1))
     return 256 - 2**dropped
 
 

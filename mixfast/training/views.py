@@ -11,11 +11,14 @@ from mixfast_kernels import Mixing, augment
 from torch import Tensor
 
 from mixfast.config import Config
+from mixfast.config.sections import DataSection
 from mixfast.data import Images
 from mixfast.data.augmix import augmix
 from mixfast.data.autoaugment import AutoAugment
 from mixfast.data.erasing import random_erasing
+from mixfast.data.image_operations import ImageOperations
 from mixfast.data.kept import Kept
+from mixfast.data.randaugment import RandAugment
 from mixfast.data.randomness import HOST_STREAM, IMAGE_STREAM, host_generator
 
 Windows = dict[str, Tensor | int | None]
@@ -35,8 +38,7 @@ class ViewMaker:
     def __init__(self, data: Images, config: Config, generator: torch.Generator, dtype: torch.dtype) -> None:
         self.data, self.settings, self.seed = data, config.data, config.seed
         self.generator, self.dtype = generator, dtype
-        policy = config.data.autoaugment
-        self.autoaugment = None if policy == "none" else AutoAugment(policy, data.image_shape, data.device)
+        self.operations = _operations(config.data, data)
 
     def __call__(
         self, images: Tensor, index: Tensor, mixing: Mixing | None, global_step: int, kept: Kept | None = None
@@ -51,7 +53,7 @@ class ViewMaker:
             index, windows = index[kept.device], _some(windows, kept)
             mixing = None if mixing is None else mixing.rows(kept.device)
         sources = None if kept is None else kept.each(index.shape[1])
-        if not (settings.augmix or self.autoaugment or settings.random_erasing > 0):
+        if not (settings.augmix or self.operations or settings.random_erasing > 0):
             return self._normalised(images, mixing=mixing, **windows)
         # What works on whole images takes every source by itself, and the sources are blended last.
         image_rng = host_generator(seed=self.seed, stream=IMAGE_STREAM + global_step)
@@ -81,13 +83,22 @@ class ViewMaker:
             host_rng = host_generator(seed=self.seed, stream=HOST_STREAM + global_step)
             statistics = {"mean": self.data.mean, "std": self.data.std}
             return augmix(pixels, host_rng=host_rng, generator=self.generator, kept=kept, **statistics).to(self.dtype)
-        if self.autoaugment:
+        if self.operations:
             pixels = augment(images, dtype=torch.uint8, **windows)
-            return self._normalised(self.autoaugment(pixels, host_rng=image_rng, kept=kept))
+            return self._normalised(self.operations(pixels, host_rng=image_rng, kept=kept))
         return self._normalised(images, **windows)
 
     def _normalised(self, images: Tensor, **arguments: Mixing | Tensor | int | None) -> Tensor:
         return augment(images, mean=self.data.mean, std=self.data.std, dtype=self.dtype, **arguments)
+
+
+def _operations(settings: DataSection, data: Images) -> ImageOperations | None:
+    """AutoAugment, RandAugment or neither."""
+    if settings.autoaugment != "none":
+        return AutoAugment(settings.autoaugment, data.image_shape, data.device)
+    if settings.randaugment:
+        return RandAugment(settings.randaugment, settings.randaugment_magnitude, data.image_shape, data.device)
+    return None
 
 
 def _some(windows: Windows, kept: Kept) -> Windows:

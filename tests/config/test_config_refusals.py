@@ -148,6 +148,11 @@ def test_a_section_must_be_a_mapping():
         (["msda.mixup_alpha=1"], ["msda.mixup_alpha is 1.0", "with msda.kind=none"]),
         (["msda.kind=mixup", "msda.mixup_alpha=1"], ["msda.mixup_alpha is 1.0", "with msda.kind=mixup"]),
         (["data.augmix=true", "data.autoaugment=cifar"], ["data.augmix is true", "data.autoaugment is cifar"]),
+        (
+            ["data.randaugment=2", "data.autoaugment=cifar"],
+            ["data.autoaugment is cifar and data.randaugment is 2", "=0"],
+        ),
+        (["data.randaugment_magnitude=5"], ["data.randaugment_magnitude is 5", "no effect with data.randaugment=0"]),
         (["optimizer.betas=[0.8, 0.9]"], ["optimizer.betas is (0.8, 0.9)", "with optimizer.name=sgd"]),
         (["optimizer.name=adamw", "optimizer.momentum=0.8"], ["optimizer.momentum is 0.8"]),
         (["optimizer.name=adamw", "optimizer.betas=[0.9, 1]"], ["optimizer.betas is [0.9, 1.0]"]),

@@ -132,7 +132,7 @@ def test_whole_images_are_blended_as_in_one_call(method, kind, monkeypatch) -> N
         seen.append(images)
         return images
 
-    monkeypatch.setattr(feed.make_views, "autoaugment", without_operations)
+    monkeypatch.setattr(feed.make_views, "operations", without_operations)
     monkeypatch.setattr(views_module, "random_erasing", without_erasing)
     batch = batch_of(feed)
     torch.testing.assert_close(batch.images, plain.images, rtol=0, atol=3e-6)
@@ -208,7 +208,7 @@ def test_cutmix_and_mixup_at_once_share_labels_as_pixels_are_shared(method, view
 
 @settings(max_examples=40, deadline=None)
 @given(
-    autoaugment=st.sampled_from(["none", "cifar", "imagenet"]),
+    autoaugment=st.sampled_from(["none", "cifar", "imagenet", "randaugment"]),
     augmix=st.booleans(),
     erasing=st.sampled_from([0.0, 0.3, 1.0]),
     kind=st.sampled_from(["none", "cutmix", "mixup", "cutmix-mixup"]),
@@ -221,7 +221,8 @@ def test_cutmix_and_mixup_at_once_share_labels_as_pixels_are_shared(method, view
 def test_any_combination_gives_finite_views_that_repeat(
     autoaugment, augmix, erasing, kind, method, views, channels, size, dtype
 ) -> None:
-    data = {"autoaugment": autoaugment, "augmix": augmix and autoaugment == "none", "random_erasing": erasing}
+    data = {"augmix": augmix and autoaugment == "none", "random_erasing": erasing}
+    data |= {"randaugment": 2} if autoaugment == "randaugment" else {"autoaugment": autoaugment}
     sections = {"method": METHODS_WITH_MIX[method], "msda": {"kind": kind}, "data": {**data, "views": views}}
     repetition = {"data": {"repetition": 2}}
     first, again = (
@@ -233,7 +234,9 @@ def test_any_combination_gives_finite_views_that_repeat(
     assert torch.equal(first, again)
 
 
-@pytest.mark.parametrize("data", [{"autoaugment": "cifar"}, {"autoaugment": "imagenet"}, {"random_erasing": 0.5}])
+@pytest.mark.parametrize(
+    "data", [{"autoaugment": "cifar"}, {"autoaugment": "imagenet"}, {"randaugment": 3}, {"random_erasing": 0.5}]
+)
 def test_another_step_seed_or_epoch_draws_others(data) -> None:
     """On one image, so that nothing but operations and erasing can differ."""
     one = image_set(random_set(size=(16, 16)).images[:1].repeat(26, 1, 1, 1))
