@@ -138,29 +138,6 @@ def talking_heads(base: int, count: int, heads: int, width: int) -> Callable[...
     return build
 
 
-def few_rows(rows: int, outputs: int, inputs: int, count: int = 16) -> Callable[..., Problem]:
-    """Linear layers of one image's class tokens, also where others have ``times`` as many images: as many matrices as no cache
-    near a core holds."""
-
-    def build(device: torch.device, dtype: torch.dtype, times: int = 1) -> Problem:
-        make = Maker(device, dtype)
-        x, bias = make.normal(rows, inputs), make.normal(outputs)
-        matrices = [make.normal(outputs, inputs) for _ in range(count)]
-
-        @torch.no_grad()
-        def call() -> Tensor:
-            return torch.stack([mk.few_rows_linear(x, matrix, bias) for matrix in matrices])
-
-        @torch.no_grad()
-        def plain() -> Tensor:
-            return torch.stack([F.linear(x, matrix, bias) for matrix in matrices])
-
-        traffic = size_in_bytes(*matrices) + count * size_in_bytes(x, bias)
-        return Problem(call, plain, (), (traffic, traffic))
-
-    return build
-
-
 ATTENTION_CASES = (
     KernelCase("class_attention", "64 x 384, 12 heads, cut (ConViT)", class_attention(64, 8, 384, 12, mixed=True)),
     KernelCase("class_attention", "64 x 384, 12 heads, 2 sets (ConViT)", class_attention(64, 8, 384, 12, sets=2)),
@@ -172,5 +149,4 @@ ATTENTION_CASES = (
     KernelCase("talking_heads_attention", "64 tokens, 6 heads of 48 (CaiT-XS)", talking_heads(64, 64, 6, 48)),
     KernelCase("talking_heads_attention", "196 tokens, 4 heads of 48 (CaiT-XXS)", talking_heads(16, 196, 4, 48)),
     KernelCase("talking_heads_attention", "196 tokens, 6 heads of 48 (CaiT-XS)", talking_heads(16, 196, 6, 48)),
-    *(KernelCase("few_rows_linear", f"16 of 1536 x 384, {rows} rows", few_rows(rows, 1536, 384)) for rows in (1, 2, 4)),
 )

@@ -8,7 +8,6 @@ from mixfast_kernels._backends import Backend, backends, load
 from mixfast_kernels._build import NativeUnavailable
 from mixfast_kernels.augment import augment
 from mixfast_kernels.class_attention import class_attention
-from mixfast_kernels.few_rows_linear import few_rows_linear
 from mixfast_kernels.gated_positional_attention import gated_positional_attention
 from mixfast_kernels.mask_mix_encode import mask_mix_encode
 from mixfast_kernels.mixed_cross_entropy import mixed_cross_entropy
@@ -24,7 +23,6 @@ __all__ = [
     "augment",
     "backends",
     "class_attention",
-    "few_rows_linear",
     "gated_positional_attention",
     "mask_mix_encode",
     "mixed_cross_entropy",

@@ -26,7 +26,6 @@ from torch.nn import functional as F
 
 from mixfast_kernels._check import FLOATS, check_tensor
 from mixfast_kernels._register import register_op
-from mixfast_kernels.few_rows_linear import few_rows_linear, suits_few_rows
 from mixfast_kernels.mixing import Mixing, check_mixing, zone_gradients
 
 
@@ -320,9 +319,7 @@ def folded(
     dtype, split = tokens.dtype, (num_heads, tokens.shape[2] // num_heads, tokens.shape[2])
     norm_weight, norm_bias = norm_weight.to(dtype), norm_bias.to(dtype)
     normal = F.layer_norm(class_token.to(dtype), split[2:], norm_weight, norm_bias, eps)
-    query_weight, query_bias = query_weight.to(dtype), None if query_bias is None else query_bias.to(dtype)
-    multiply = few_rows_linear if suits_few_rows(normal, query_weight) else F.linear
-    query = multiply(normal, query_weight, query_bias)
+    query = F.linear(normal, query_weight.to(dtype), None if query_bias is None else query_bias.to(dtype))
     query = query.unflatten(2, split[:2]) / math.sqrt(split[1])
     key_weight, value_weight = key_weight.to(dtype), value_weight.to(dtype)
     sets = class_token.shape[1] if source is None or mixing is not None else source.shape[0]

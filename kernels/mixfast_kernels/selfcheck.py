@@ -19,7 +19,6 @@ from torch import Tensor
 from mixfast_kernels._backends import backends
 from mixfast_kernels.augment import augment, augment_reference
 from mixfast_kernels.class_attention import class_attention, class_attention_reference, folded
-from mixfast_kernels.few_rows_linear import few_rows_linear, few_rows_linear_reference
 from mixfast_kernels.gated_positional_attention import (
     gated_positional_attention,
     gated_positional_attention_reference,
@@ -202,15 +201,6 @@ def _attentions(draw: Draw) -> Iterator[Case]:
 
     leaves = (draw.normal(2, 17, 3, 3, 12), draw.normal(3, 3) / 2, draw.normal(3, 3) / 2, draw.normal(3) / 2)
     yield Case("talking_heads_attention", leaves, None, (draw.normal(3),), talking_heads, plain_talking_heads)
-
-    def few_rows(x: Tensor, weight: Tensor, bias: Tensor, mixing: None) -> Tensor:
-        return few_rows_linear(x, weight, bias)
-
-    def plain_few_rows(x: Tensor, weight: Tensor, bias: Tensor, *_: None) -> Tensor:
-        return few_rows_linear_reference(x, weight, bias)
-
-    leaves = (draw.normal(INPUTS, 70), draw.normal(33, 70), draw.normal(33))
-    yield Case("few_rows_linear", leaves, None, (), few_rows, plain_few_rows)
 
 
 def _losses_and_views(draw: Draw) -> Iterator[Case]:

@@ -13,6 +13,8 @@ STATISTICS: dict[str, Statistics] = {
     "cifar100": _CIFAR,
     "svhn": Statistics((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
     "tiny-imagenet": _IMAGENET,
+    "imagenet": _IMAGENET,
+    "imagenet100": _IMAGENET,
 }
 
 # Images per split, by the split's real name.
@@ -23,6 +25,9 @@ COUNTS: dict[str, dict[str, int]] = {
     "cifar100": {"train": 50_000, "test": 10_000},
     "svhn": {"train": 73_257, "test": 26_032},
     "tiny-imagenet": {"train": 100_000, "val": 10_000},
+    "imagenet": {"train": 1_281_167, "val": 50_000},
+    "imagenet100": {"train": 126_689, "val": 5_000},
+    "cub200": {"train": 5_994, "test": 5_794},
     "cifar10-c": {"test": 750_000},
     "cifar100-c": {"test": 750_000},
 }

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mixfast.data.cifar_c import CIFAR10_C, CIFAR100_C
+from mixfast.data.cub200 import Cub200
 from mixfast.data.digits import Digits
 from mixfast.data.errors import DataError, unknown_name
 from mixfast.data.fashion_mnist import FashionMnist
 from mixfast.data.file_list import FileList
 from mixfast.data.folder import ImageFolder
+from mixfast.data.imagenet import IMAGENET, IMAGENET100
 from mixfast.data.shards import Shards
 from mixfast.data.source import Source
 from mixfast.data.tiny_imagenet import TinyImageNet
@@ -17,7 +19,19 @@ from mixfast.data.torchvision_sets import CIFAR10, CIFAR100, SVHN
 
 _SOURCES: dict[str, Source] = {
     source.name: source
-    for source in (Digits(), FashionMnist(), CIFAR10, CIFAR100, SVHN, TinyImageNet(), CIFAR10_C, CIFAR100_C)
+    for source in (
+        Digits(),
+        FashionMnist(),
+        CIFAR10,
+        CIFAR100,
+        SVHN,
+        TinyImageNet(),
+        IMAGENET,
+        IMAGENET100,
+        Cub200(),
+        CIFAR10_C,
+        CIFAR100_C,
+    )  # fmt: skip
 }
 _OF_YOUR_OWN: dict[str, Callable[[str], Source]] = {"folder": ImageFolder, "list": FileList, "shards": Shards}
 

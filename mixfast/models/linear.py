@@ -1,8 +1,7 @@
-"""Linear layers of tokens, as a compiled step and the inference of one image run them best."""
+"""Linear layers of tokens, as a compiled step runs them best."""
 
 from __future__ import annotations
 
-from mixfast_kernels.few_rows_linear import few_rows_linear, suits_few_rows
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -13,7 +12,5 @@ def linear(tokens: Tensor, layer: nn.Linear) -> Tensor:
     A product with a bias (addmm) writes the bias to the whole result first, which the product then reads again. Here the bias
     stands alone: ``torch.compile`` takes it into what follows, a GELU or a residual, and it costs nothing.
     """
-    if suits_few_rows(tokens, layer.weight):
-        return few_rows_linear(tokens, layer.weight, layer.bias)
     product = F.linear(tokens, layer.weight)
     return product + layer.bias.to(product.dtype)

@@ -23,7 +23,7 @@ def draw_contact_sheet(batch: Batch, data: Images, title: str) -> Figure:
     """
     samples, inputs = batch.index.shape
     columns = inputs + (2 if inputs > 1 else 0)
-    figure = Figure(figsize=(INCHES * columns, INCHES * 1.25 * samples + 0.5), layout="constrained")
+    figure = Figure(figsize=(INCHES * columns, INCHES * 1.2 * samples + 0.4), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=9)
     axes = figure.subplots(samples, columns, squeeze=False)

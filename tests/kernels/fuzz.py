@@ -22,7 +22,6 @@ REFUSALS = (TypeError, ValueError, IndexError)
 OPERATORS = (
     "augment",
     "class_attention",
-    "few_rows_linear",
     "gated_positional_attention",
     "mask_mix_encode",
     "mixed_cross_entropy",
@@ -139,13 +138,6 @@ class Fuzzer:
             source=self.tensor(self.inputs, width) if mixed or given else None,
             mixing=self.mixing(self.batch, self.inputs, (self.height, self.width)) if mixed else None,
             eps=self.random.choice([1e-6, 1e-6, 1e-3, -1.0]),
-        )  # fmt: skip
-
-    def few_rows_linear(self):
-        dtype = self.random.choice(FLOATS)
-        return mk.few_rows_linear(
-            self.tensor(self.batch, self.inputs, self.channels, dtype=dtype), self.tensor(self.height, self.channels, dtype=dtype),
-            self.tensor(self.height, dtype=dtype) if self.chance(0.7) else None,
         )  # fmt: skip
 
     def gated_positional_attention(self):

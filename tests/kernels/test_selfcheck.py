@@ -11,7 +11,6 @@ CPU = torch.device("cpu")
 OPERATORS = {
     "augment",
     "class_attention",
-    "few_rows_linear",
     "gated_positional_attention",
     "mask_mix_encode",
     "mixed_cross_entropy",

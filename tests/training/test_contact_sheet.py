@@ -35,12 +35,12 @@ def test_inputs_shares_and_labels_are_those_of_the_batch() -> None:
         assert torch.equal(zone, batch.mixing.weights()[row, 0])
 
 
-@pytest.mark.parametrize(
-    "settings", [(), ("method.num_inputs=3",), ("method.name=single", "method.num_inputs=1", "method.alpha=null")]
-)
+SINGLE = ("method.name=single", "method.num_inputs=1", "method.alpha=null", "method.probability=0.5")
+
+
+@pytest.mark.parametrize("settings", [(), ("method.num_inputs=3",), SINGLE])
 def test_the_command_writes_a_picture(settings, tmp_path, capsys) -> None:
     out = tmp_path / "sheet.png"
-    settings = (*settings, "method.probability=0.5") if "method.name=single" in settings else settings
     assert cli.main([*SHOW, *settings, "--samples", "3", "--epoch", "2", "--out", str(out)]) == 0
     assert out.read_bytes().startswith(b"\x89PNG") and str(out) in capsys.readouterr().out.replace("\n", "")
     assert list(tmp_path.iterdir()) == [out]
