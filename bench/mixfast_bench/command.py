@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from mixfast.commands.bench import defaults
 from mixfast.data import Images, ImageSet, SourceOptions, load_split, open_images
 from mixfast.data.decode import usable_cores
 from mixfast.data.sources.dali_presence import require_dali
@@ -50,12 +49,13 @@ CUDA_TIMES = 8
 SOURCE_RUNS = 100  # many more batches than lie ready when a turn begins
 # What the command line keeps beside the bench's own arguments.
 NOT_SETTINGS = ("command", "what", "run", "debug", "json", "plot", "against")
-PARTS = ("step", "inference", "data", "kernels")
 
 
-def run_bench(args: argparse.Namespace, console: Console) -> int:
-    """Measures what ``args`` (of ``mixfast.commands.bench``) ask for; returns the exit status: 1 where something is slower than
-    in the record that it is compared with.
+def run_bench(args: argparse.Namespace, console: Console, parts: Sequence[argparse.Namespace] = ()) -> int:
+    """Measures what ``args`` (of ``mixfast.commands.bench``) ask for.
+
+    ``parts``: of ``bench all``, the default arguments of each bench. Returns the exit status: 1 where something is slower than in
+    the record that it is compared with.
 
     Raises:
         ValueError: an argument is wrong; the message names it. Nothing was measured.
@@ -63,8 +63,11 @@ def run_bench(args: argparse.Namespace, console: Console) -> int:
         OSError: the record cannot be written.
     """
     device = _device(args.device)
-    run, prepare = (_bench_all, _parts) if args.what == "all" else _bench_of(args.what)
-    work = prepare(args, device)
+    if args.what == "all":
+        run, work = _bench_all, _parts(args, parts, device)
+    else:
+        run, prepare = _bench_of(args.what)
+        work = prepare(args, device)
     settings = {name: value for name, value in vars(args).items() if name not in NOT_SETTINGS}
     record_file = None if args.json is None else _writable("--json", args.json)
     earlier_file = None if args.against is None else Path(args.against).expanduser()
@@ -138,19 +141,20 @@ def _bench_of(what: str) -> tuple[Callable[..., dict[str, Any]], Callable[..., A
     }[what]
 
 
-def _parts(args: argparse.Namespace, device: torch.device) -> list[tuple[argparse.Namespace, Any, Any]]:
-    """Each bench with its own defaults; what is said for all of them instead."""
-    parts = []
-    for what in PARTS:
-        own = defaults(what)
+def _parts(
+    args: argparse.Namespace, parts: Sequence[argparse.Namespace], device: torch.device
+) -> list[tuple[argparse.Namespace, Any, Any]]:
+    """Each bench with its own arguments, but for what is said for all of them, and what it measures with."""
+    result = []
+    for own in parts:
         own.device = args.device
         if args.rounds is not None:
             own.rounds = args.rounds
-        if what in ("step", "inference"):
+        if own.what in ("step", "inference"):
             own.backbone = args.backbone
-        run, prepare = _bench_of(what)
-        parts.append((own, run, prepare(own, device)))
-    return parts
+        run, prepare = _bench_of(own.what)
+        result.append((own, run, prepare(own, device)))
+    return result
 
 
 def _bench_all(args: argparse.Namespace, *rest: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import argparse
 from rich.console import Console
 
 HELP = "measure on this machine what the methods cost"
+PARTS = ("step", "inference", "data", "kernels")  # of ``bench all``
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_all(benches.add_parser("all", help="all of these, each as it is by default"))
 
 
-def defaults(what: str) -> argparse.Namespace:
+def _defaults(what: str) -> argparse.Namespace:
     """The arguments of a bench that is told nothing."""
     parser = argparse.ArgumentParser()
     add_arguments(parser)
@@ -28,7 +29,7 @@ def defaults(what: str) -> argparse.Namespace:
 def run(args: argparse.Namespace, console: Console) -> int:
     from mixfast_bench.command import run_bench
 
-    return run_bench(args, console)
+    return run_bench(args, console, [_defaults(what) for what in PARTS] if args.what == "all" else ())
 
 
 def _add_step(parser: argparse.ArgumentParser) -> None:
