@@ -37,7 +37,7 @@ OPTIONS = {
 }
 KINDS = {"native": "cpu", "cuda-host": "cuda-host"}
 # Tests that start processes of their own, or are about the process's memory.
-LEFT_OUT = "not instruction_sets"
+LEFT_OUT = "not instruction_sets and not logits_is_held"
 LEFT_OUT_FILES = {"test_native_build", "test_native_recycled_memory", "test_native_poison"}
 
 
