@@ -35,7 +35,7 @@ from mixfast_kernels._triton.aot import Case, nbytes
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from triton.backends.compiler import GPUTarget
-from triton.compiler.compiler import ASTSource, make_backend
+from triton.compiler.compiler import ASTSource, CompiledKernel, make_backend
 from triton.runtime.jit import JITFunction, create_function_from_signature
 
 from mixfast.flops.cards import CARDS, Card
@@ -115,14 +115,17 @@ def specialised(launch: Launch, target: str) -> tuple[ASTSource, dict[str, Any]]
     return ASTSource(launch.kernel, signature, constants, attributes), options.__dict__
 
 
-def compiled(launch: Launch, target: str) -> Machine:
+def compiled(launch: Launch, target: str) -> CompiledKernel:
     source, options = specialised(launch, target)
-    binary = triton.compile(source, target=_gpu(target), options=options)
-    return read_machine_code(binary.asm["cubin"], binary.metadata.shared)
+    return triton.compile(source, target=_gpu(target), options=options)
 
 
 def _gpu(target: str) -> GPUTarget:
     return GPUTarget("cuda", int(target.removeprefix("sm_")), 32)
+
+
+def machine_of(binary: CompiledKernel) -> Machine:
+    return read_machine_code(binary.asm["cubin"], binary.metadata.shared)
 
 
 def read_machine_code(cubin: bytes, shared: int) -> Machine:
@@ -156,7 +159,7 @@ def measure(case: Case, targets: list[str]) -> dict[str, Any]:
     for launch in launches:
         name = launch.kernel.__name__.strip("_")
         name = f"{name}, launch {len(kernels) + 1}" if name in kernels else name
-        kernels[name] = {target: asdict(compiled(launch, target)) for target in targets}
+        kernels[name] = {target: asdict(machine_of(compiled(launch, target))) for target in targets}
     return {"moved": moved, "floor": case.floor, "kernels": kernels}
 
 

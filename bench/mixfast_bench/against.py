@@ -22,7 +22,7 @@ RECORD_VERSION = 1
 # The smallest share by which a median must differ. Operators take microseconds, and where their memory lies matters.
 LEAST, LEAST_OF_OPERATORS = 0.03, 0.06
 # Settings that change how well something is known, not what is measured.
-FREE_SETTINGS = ("rounds", "runs", "against")
+FREE_SETTINGS = ("rounds", "runs")
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def load_record(path: Path, what: str, settings: dict[str, Any]) -> dict[str, An
         )
     if record["bench"] != what:
         raise ValueError(f"--against {path} is a record of bench {record['bench']}, expected one of bench {what}")
-    names = {*settings, *record["settings"]} - {*FREE_SETTINGS}
+    names = {*settings, *record["settings"]}.difference(FREE_SETTINGS)
     other = [
         f"{name} {record['settings'].get(name)} there, {settings.get(name)} here"
         for name in sorted(names)

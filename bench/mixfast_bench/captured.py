@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 
 from mixfast_bench.measure import UNTIMED, Contender, Mark, no_mark
-
-WARM_UP_RUNS = 3
+from mixfast_bench.runs import WARM_UP_RUNS
 
 
 class Cold:

@@ -64,7 +64,7 @@ def run_bench(args: argparse.Namespace, console: Console, parts: Sequence[argpar
     """
     device = _device(args.device)
     if args.what == "all":
-        run, work = _bench_all, _parts(args, parts, device)
+        run, work = _bench_all, [_parts(args, parts, device)]
     else:
         run, prepare = _bench_of(args.what)
         work = prepare(args, device)
@@ -157,9 +157,12 @@ def _parts(
     return result
 
 
-def _bench_all(args: argparse.Namespace, *rest: Any) -> dict[str, Any]:
-    """``rest``: the parts, the device and the console."""
-    *parts, device, console = rest
+def _bench_all(
+    args: argparse.Namespace,
+    parts: Sequence[tuple[argparse.Namespace, Any, Any]],
+    device: torch.device,
+    console: Console,
+) -> dict[str, Any]:
     return {own.what: run(own, *work, device, console) for own, run, work in parts}
 
 

@@ -70,7 +70,7 @@ inline Tensor empty_in_order(const std::vector<int64_t>& sizes, ScalarType dtype
   if (bytes >= RECYCLED_FROM_BYTES) return empty_recycled(sizes, strides, dtype, bytes);
   AtenTensorHandle handle;
   TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(sizes.size(), sizes.data(), strides.data(), dtype_code(dtype),
-                                                         aoti_torch_device_type_cpu(), 0, &handle));
+                                                  aoti_torch_device_type_cpu(), 0, &handle));
   return Tensor(handle);
 }
 

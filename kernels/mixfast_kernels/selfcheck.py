@@ -250,11 +250,13 @@ def _a_rounding_off(case: Case, count: int = 3) -> Iterator[Case]:
     """The case with each leaf's elements one rounding up or down."""
     generator = torch.Generator().manual_seed(1)
     for _ in range(count):
-        leaves = []
-        for leaf in case.leaves:
-            away = torch.where(torch.rand(leaf.shape, generator=generator) < 0.5, -torch.inf, torch.inf)
-            leaves.append(torch.nextafter(leaf, away))
-        yield replace(case, leaves=tuple(leaves))
+        yield replace(case, leaves=tuple(beside(leaf, generator) for leaf in case.leaves))
+
+
+def beside(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    """Each element one rounding up or down, as it falls."""
+    away = torch.where(torch.rand(tensor.shape, generator=generator) < 0.5, -torch.inf, torch.inf)
+    return torch.nextafter(tensor, away)
 
 
 def _error(got: Tensor, exact: Tensor, rounded: Iterable[Tensor]) -> float:

@@ -157,16 +157,17 @@ def _variants(config: Config) -> Iterator[str]:
 
 def _augmentation(config: Config) -> Iterator[str]:
     data, msda = config.data, config.msda
-    whole = {
-        "data.augmix": ("true", "false") if data.augmix else None,
-        "data.autoaugment": (data.autoaugment, "none") if data.autoaugment != "none" else None,
-        "data.randaugment": (str(data.randaugment), "0") if data.randaugment else None,
-    }
-    given = {name: values for name, values in whole.items() if values is not None}
+    whole = (
+        ("data.augmix", str(data.augmix).lower(), "false"),
+        ("data.autoaugment", data.autoaugment, "none"),
+        ("data.randaugment", str(data.randaugment), "0"),
+    )
+    given = [(name, value, off) for name, value, off in whole if value != off]
     if len(given) > 1:
-        are = " and ".join(f"{name} is {value}" for name, (value, _) in given.items())
-        off = " or ".join(f"{name}={value}" for name, (_, value) in given.items())
-        yield f"{are}: each is a whole augmentation of its own; set {off}"
+        yield (
+            f"{' and '.join(f'{name} is {value}' for name, value, _ in given)}: each is a whole augmentation of its own; set "
+            f"{' or '.join(f'{name}={off}' for name, _, off in given)}"
+        )
     yield from _unused(
         data, "data", set() if data.randaugment else {"randaugment_magnitude"}, "with data.randaugment=0"
     )

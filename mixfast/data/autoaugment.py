@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from mixfast.data.image_operations import ImageOperations
-from mixfast.data.policies import POLICIES, SIGNED
-from mixfast.data.policy_operations import Operation
+from mixfast.data.policies import POLICIES
+from mixfast.data.policy_operations import Operation, both_directions
 
 
 class AutoAugment(ImageOperations):
@@ -39,10 +39,7 @@ class AutoAugment(ImageOperations):
         if policy not in POLICIES:
             raise ValueError(f"policy must be one of {', '.join(POLICIES)}, got {policy!r}")
         choices = [choice for sub_policy in POLICIES[policy] for choice in sub_policy]
-        directions = [
-            [Operation(choice.name, choice.magnitude, sign if choice.name in SIGNED else 1) for sign in (1, -1)]
-            for choice in choices
-        ]
+        directions = [both_directions(choice.name, choice.magnitude) for choice in choices]
         super().__init__(
             tuple(dict.fromkeys([Operation("none"), *(each for pair in directions for each in pair)])), size, device
         )

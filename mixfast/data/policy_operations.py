@@ -20,7 +20,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 from mixfast.data.grouped import posterize_solarize, to_device
-from mixfast.data.policies import GEOMETRIC, MAGNITUDES
+from mixfast.data.policies import GEOMETRIC, MAGNITUDES, SIGNED
 
 # What the last magnitude reaches; the first does nothing. The paper's ranges, and 150 / 331 of a side for translations,
 # which the paper gives as 150 of the 331 pixels that its images have.
@@ -39,6 +39,11 @@ class Operation(NamedTuple):
     magnitude: int | None = None
     sign: int = 1
     steps: int = MAGNITUDES
+
+
+def both_directions(name: str, magnitude: int | None, steps: int = MAGNITUDES) -> list[Operation]:
+    """The operation at a magnitude and at its negative; twice the same where it has no direction."""
+    return [Operation(name, magnitude, sign if name in SIGNED else 1, steps) for sign in (1, -1)]
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from mixfast.data.image_operations import ImageOperations
-from mixfast.data.policies import GEOMETRIC, SIGNED
-from mixfast.data.policy_operations import Operation
+from mixfast.data.policies import GEOMETRIC
+from mixfast.data.policy_operations import both_directions
 
 STEPS = 31
 """Magnitudes: 0 to 30, as torchvision counts them."""
@@ -40,13 +40,7 @@ class RandAugment(ImageOperations):
         if not 0 <= magnitude < STEPS:
             raise ValueError(f"magnitude must be from 0 to {STEPS - 1}, got {magnitude}")
         self.count = count
-        directions = [
-            [
-                Operation(name, magnitude if name in RANGED else None, sign, STEPS)
-                for sign in (1, -1 if name in SIGNED else 1)
-            ]
-            for name in CHOICES
-        ]
+        directions = [both_directions(name, magnitude if name in RANGED else None, STEPS) for name in CHOICES]
         super().__init__(tuple(dict.fromkeys(each for pair in directions for each in pair)), size, device)
         self._code = np.array([[self.operations.index(operation) for operation in pair] for pair in directions])
 

@@ -18,16 +18,10 @@ def aot_tool():
 
 def intermediate_code(call, target: str) -> dict[str, str]:
     """The PTX of every kernel that ``call`` launches, on tensors without memory, by the kernel's name."""
-    import triton
-
     tool = aot_tool()
     with tool.recorded_launches() as launches:
         call()
-    found = {}
-    for launch in launches:
-        source, options = tool.specialised(launch, target)
-        found[launch.kernel.__name__] = triton.compile(source, target=tool._gpu(target), options=options).asm["ptx"]
-    return found
+    return {launch.kernel.__name__: tool.compiled(launch, target).asm["ptx"] for launch in launches}
 
 
 def spills(operator: str, only: str = "") -> dict[str, int]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
-from unittest.mock import patch
 
 
 def start_method() -> BaseContext:
@@ -20,6 +21,20 @@ def start_method() -> BaseContext:
     context = multiprocessing.get_context("forkserver")
     # What takes long to import is imported once, by the server that forks them. Decoding needs no operators.
     context.set_forkserver_preload(["mixfast.data.sources.torch_source"])
-    with patch.dict(os.environ, {"MIXFAST_BACKEND": "reference"}):
+    with _environment("MIXFAST_BACKEND", "reference"):
         forkserver.ensure_running()
     return context
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    """While entered, one variable has another value; the rest stays as it is, for this process has threads that read it."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
