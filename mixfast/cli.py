@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -70,7 +69,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print_error(str(error) or type(error).__name__)
         return 2
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 from small_runs import SMALL
@@ -71,3 +74,23 @@ def test_unknown_options_stop_with_the_usage(capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(["train", "quickstart", "--fast"])
     assert stop.value.code == 2 and "--fast" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
+)
+def test_threads_spin_briefly_unless_told_otherwise(given, expected):
+    """OpenMP reads it when torch is loaded: it must be settled by then."""
+    code = (
+        "import os, sys\nimport mixfast.__main__ as command\nloaded = 'torch' in sys.modules\n"
+        "sys.argv = ['mixfast', 'recipes', '3.6', '--json']\ncommand.main()\n"
+        "print(loaded, os.environ.get('GOMP_SPINCOUNT'))"
+    )
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment | given, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == f"False {expected}"
