@@ -138,6 +138,18 @@ def talking_heads(base: int, count: int, heads: int, width: int) -> Callable[...
     return build
 
 
+def gelu(base: int, count: int, width: int) -> Callable[..., Problem]:
+    """What stands between the layers of an MLP."""
+
+    def build(device: torch.device, dtype: torch.dtype, times: int = 1) -> Problem:
+        make = Maker(device, dtype)
+        x, bias = make.normal(base * times, count, width), make.normal(width)
+        once = size_in_bytes(x)
+        return Problem(mk.bias_gelu, lambda x, bias: F.gelu(x + bias), (x, bias), (2 * once, 5 * once))
+
+    return build
+
+
 ATTENTION_CASES = (
     KernelCase("class_attention", "64 x 384, 12 heads, cut (ConViT)", class_attention(64, 8, 384, 12, mixed=True)),
     KernelCase("class_attention", "64 x 384, 12 heads, 2 sets (ConViT)", class_attention(64, 8, 384, 12, sets=2)),
@@ -145,6 +157,7 @@ ATTENTION_CASES = (
     KernelCase("gated_positional_attention", "64 tokens, 12 heads of 32 (ConViT)", gated(64, 64)),
     KernelCase("gated_positional_attention", "128 tokens, 12 heads of 32, two inputs' (ConViT)", gated(32, 128)),
     KernelCase("gated_positional_attention", "196 tokens, 12 heads of 32 (ConViT)", gated(16, 196)),
+    KernelCase("bias_gelu", "64 tokens of 1536 (ConViT)", gelu(64, 64, 1536)),
     KernelCase("talking_heads_attention", "64 tokens, 4 heads of 48 (CaiT-XXS)", talking_heads(64, 64, 4, 48)),
     KernelCase("talking_heads_attention", "64 tokens, 6 heads of 48 (CaiT-XS)", talking_heads(64, 64, 6, 48)),
     KernelCase("talking_heads_attention", "196 tokens, 4 heads of 48 (CaiT-XXS)", talking_heads(16, 196, 4, 48)),

@@ -7,6 +7,7 @@ torch dispatcher (fake, autograd, autocast, vmap, FLOP formula), and the public 
 from mixfast_kernels._backends import Backend, backends, load
 from mixfast_kernels._build import NativeUnavailable
 from mixfast_kernels.augment import augment
+from mixfast_kernels.bias_gelu import bias_gelu
 from mixfast_kernels.class_attention import class_attention
 from mixfast_kernels.gated_positional_attention import gated_positional_attention
 from mixfast_kernels.mask_mix_encode import mask_mix_encode
@@ -22,6 +23,7 @@ __all__ = [
     "NativeUnavailable",
     "augment",
     "backends",
+    "bias_gelu",
     "class_attention",
     "gated_positional_attention",
     "mask_mix_encode",

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mixfast_kernels._backends import backends
 from mixfast_kernels.augment import augment, augment_reference
+from mixfast_kernels.bias_gelu import bias_gelu, bias_gelu_reference
 from mixfast_kernels.class_attention import class_attention, class_attention_reference, folded
 from mixfast_kernels.gated_positional_attention import (
     gated_positional_attention,
@@ -93,7 +94,7 @@ class Draw:
 def cases() -> Iterator[Case]:
     """A few small cases that reach the fast paths of every operator."""
     draw = Draw()
-    for family in (_encoders, _poolings_and_sources, _attentions, _losses_and_views):
+    for family in (_encoders, _poolings_and_sources, _attentions, _pointwise):
         yield from family(draw)
 
 
@@ -203,7 +204,7 @@ def _attentions(draw: Draw) -> Iterator[Case]:
     yield Case("talking_heads_attention", leaves, None, (draw.normal(3),), talking_heads, plain_talking_heads)
 
 
-def _losses_and_views(draw: Draw) -> Iterator[Case]:
+def _pointwise(draw: Draw) -> Iterator[Case]:
     def loss(logits: Tensor, weight: Tensor, share: Tensor, mixing: None, target: Tensor, other: Tensor) -> Tensor:
         return mixed_cross_entropy(logits, target, weight, other=other, share=share, smoothing=0.1)
 
@@ -218,6 +219,14 @@ def _losses_and_views(draw: Draw) -> Iterator[Case]:
         draw.normal(BATCH, INPUTS).sigmoid(),
     )
     yield Case("mixed_cross_entropy", leaves, None, labels, loss, plain_loss)
+
+    def gelu(x: Tensor, bias: Tensor, mixing: None) -> Tensor:
+        return bias_gelu(x, bias)
+
+    def plain_gelu(x: Tensor, bias: Tensor, *_: None) -> Tensor:
+        return bias_gelu_reference(x, bias)
+
+    yield Case("bias_gelu", (3 * draw.normal(BATCH, 37), draw.normal(37)), None, (), gelu, plain_gelu)
 
     def views(mixing: Mixing, pixels: Tensor, crop: Tensor, flip: Tensor, index: Tensor) -> Tensor:
         return augment(pixels, index=index, mixing=mixing, crop=crop, flip=flip, pad=2, mean=MEAN, std=STD)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from mixfast_kernels import Mixing, class_attention
+from mixfast_kernels import Mixing, bias_gelu, class_attention
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -78,7 +78,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., d] to [..., d]."""
-        return linear(F.gelu(linear(x, self.fc1)), self.fc2)
+        return linear(bias_gelu(F.linear(x, self.fc1.weight), self.fc1.bias), self.fc2)
 
 
 def _layer_scale(architecture: Architecture) -> nn.Module:

@@ -21,6 +21,7 @@ OTHERS = [torch.int64, torch.int32, torch.uint8, torch.bool, torch.complex64]
 REFUSALS = (TypeError, ValueError, IndexError)
 OPERATORS = (
     "augment",
+    "bias_gelu",
     "class_attention",
     "gated_positional_attention",
     "mask_mix_encode",
@@ -123,6 +124,10 @@ class Fuzzer:
             pad=pad, mean=statistic, std=statistic, out_size=size,
             dtype=self.random.choice([*FLOATS, torch.uint8, torch.int32]),
         )  # fmt: skip
+
+    def bias_gelu(self):
+        width = self.random.choice([1, 4, 33])
+        return mk.bias_gelu(self.tensor(self.batch, self.height, width), self.tensor(width))
 
     def class_attention(self):
         heads = self.random.choice([1, 2, 3])

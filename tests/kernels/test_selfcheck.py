@@ -10,6 +10,7 @@ from mixfast_kernels import selfcheck
 CPU = torch.device("cpu")
 OPERATORS = {
     "augment",
+    "bias_gelu",
     "class_attention",
     "gated_positional_attention",
     "mask_mix_encode",
