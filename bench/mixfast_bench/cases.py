@@ -25,6 +25,12 @@ TRANSFORMER_OPTIMIZER = {
 }
 
 
+def at_least(argument: str, value: int, least: int) -> None:
+    """Raises ValueError, naming the argument, for a number below ``least``."""
+    if value < least:
+        raise ValueError(f"{argument} is {value}, expected a whole number of at least {least}")
+
+
 @dataclass(frozen=True)
 class Batches:
     """How batches are made, for all contenders alike.
@@ -48,6 +54,30 @@ class Batches:
                 f"--repetition is {self.repetition} and --batch-size {self.batch_size}: a batch holds each image that "
                 "many times, so it must divide the batch size"
             )
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How the steps of all contenders run.
+
+    Attributes:
+        amp: mixed precision: off, bfloat16 or float16.
+        channels_last: the memory layout of features, of all but the opponent.
+        num_inputs: M, of the mixing methods.
+
+    Raises:
+        ValueError: fewer than two inputs.
+    """
+
+    amp: str = "off"
+    channels_last: bool = True
+    num_inputs: int = 2
+
+    def __post_init__(self) -> None:
+        at_least("--num-inputs", self.num_inputs, 2)
+
+
+USUAL = Setting()
 
 
 @dataclass(frozen=True)
@@ -113,7 +143,7 @@ def training_config(
     device: torch.device,
     backbone: str = "wrn28-2",
     compiled: bool = False,
-    amp: str = "off",
+    setting: Setting = USUAL,
 ) -> Config:
     """A run on CIFAR as the thesis has it (METHODS 4 and 7), without the warm-up, which changes no cost.
 
@@ -134,14 +164,15 @@ def training_config(
             "views": case.views,
         },
         "model": {"name": backbone},
-        "method": {"name": case.method, "num_inputs": 1 if plain else 2},
+        "method": {"name": case.method, "num_inputs": 1 if plain else setting.num_inputs},
         "msda": {"kind": case.msda},
         "optimizer": TRANSFORMER_OPTIMIZER if is_token else CONVOLUTION_OPTIMIZER,
         "schedule": {"epochs": 300},
         "training": {
             "batch_size": batches.batch_size,
             "compile": "on" if compiled else "off",
-            "amp": amp,
+            "amp": setting.amp,
+            "channels_last": setting.channels_last,
             "device": str(device),
             "label_smoothing": 0.1 if is_token else 0.0,
         },
@@ -149,7 +180,9 @@ def training_config(
     return Config.model_validate(values)
 
 
-def synthetic_images(image_size: int, num_classes: int, device: torch.device, count: int | None = None) -> ImageSet:
+def synthetic_images(
+    image_size: int, num_classes: int, device: torch.device, count: int | None = None, channels: int = CHANNELS
+) -> ImageSet:
     """Random square images with random labels, always the same ones.
 
     Args:
@@ -157,6 +190,7 @@ def synthetic_images(image_size: int, num_classes: int, device: torch.device, co
         num_classes: K.
         device: where they are put.
         count: how many; by default ``SYNTHETIC_PIXELS`` in all.
+        channels: 3 of colour images, 1 of grey ones.
 
     Raises:
         ValueError: images below 8 pixels a side, or fewer than two classes.
@@ -165,15 +199,9 @@ def synthetic_images(image_size: int, num_classes: int, device: torch.device, co
     at_least("--classes", num_classes, 2)
     count = count or max(1, SYNTHETIC_PIXELS // image_size**2)
     generator = torch.Generator().manual_seed(0)
-    shape = (count, image_size, image_size, CHANNELS)
+    shape = (count, image_size, image_size, channels)
     pixels = torch.randint(256, shape, dtype=torch.uint8, generator=generator).permute(0, 3, 1, 2)
     labels = torch.randint(num_classes, (count,), generator=generator)
     classes = tuple(str(label) for label in range(num_classes))
-    data = ImageSet(pixels, labels, classes, (0.5,) * CHANNELS, (0.25,) * CHANNELS, "synthetic", "train")
+    data = ImageSet(pixels, labels, classes, (0.5,) * channels, (0.25,) * channels, "synthetic", "train")
     return data.to(device)
-
-
-def at_least(argument: str, value: int, least: int) -> None:
-    """Raises ValueError, naming the argument, for a number below ``least``."""
-    if value < least:
-        raise ValueError(f"{argument} is {value}, expected a whole number of at least {least}")

@@ -14,35 +14,36 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from mixfast.data import Images, ImageSet, SourceOptions, load_split, open_images
+from mixfast.config import Config
+from mixfast.data import Images, SourceOptions, open_images
 from mixfast.data.decode import usable_cores
 from mixfast.data.sources.dali_presence import require_dali
 from mixfast.files import write_text
-from mixfast.models import is_transformer
-from mixfast.training.compiling import missing_compiler
 from mixfast.training.session import resolve_device
 from mixfast_bench import machine
 from mixfast_bench.against import RECORD_VERSION, load_record, report
-from mixfast_bench.cases import Batches, Rounds, at_least, synthetic_images
+from mixfast_bench.cases import Batches, Rounds, Setting, at_least, synthetic_images
 from mixfast_bench.kernel_cases import KERNEL_CASES
 from mixfast_bench.kernel_problems import KernelCase
 from mixfast_bench.kernels import COPY, measure_kernels
 from mixfast_bench.measure import Timings
-from mixfast_bench.plots import plot_kernels
-from mixfast_bench.registry import (
-    PIPELINE_COMPARISONS,
-    PIPELINES,
-    Comparison,
-    Entry,
-    inferences,
-    steps,
+from mixfast_bench.network_bench import (
+    DEFAULT_BATCH,
+    DEFAULT_CLASSES,
+    bench_inference,
+    bench_step,
+    compile_choice,
+    described_images,
+    recipes_of,
+    require_no_data,
 )
-from mixfast_bench.runs import DataMeasurement, measure_pipelines, measure_steps, pipeline_prefix
+from mixfast_bench.plots import plot_kernels
+from mixfast_bench.registry import PIPELINE_COMPARISONS, PIPELINES, Comparison
+from mixfast_bench.runs import DataMeasurement, measure_pipelines, pipeline_prefix
 from mixfast_bench.sources import SOURCE_COMPARISONS, SOURCES
-from mixfast_bench.summary import summarise_kernels, summarise_pipelines, summarise_steps
-from mixfast_bench.tables import data_table, kernel_table, rate_text, ratio_table, step_rate_table, step_time_table
+from mixfast_bench.summary import summarise_kernels, summarise_pipelines
+from mixfast_bench.tables import data_table, kernel_table, rate_text, ratio_table
 
-DEFAULT_IMAGE_SIZE, DEFAULT_CLASSES = 32, 100
 DEFAULT_PIPELINE_SIZES = (32, 64)
 # The thesis's batches take a large device no longer than to start.
 CUDA_TIMES = 8
@@ -109,12 +110,32 @@ def _batches_and_rounds(args: argparse.Namespace, device: torch.device) -> tuple
     return Batches(args.batch_size, args.repetition), Rounds(args.rounds, args.runs)
 
 
-def _batch_sizes_and_rounds(args: argparse.Namespace, device: torch.device) -> tuple[list[Batches], Rounds]:
+def _steps_and_rounds(args: argparse.Namespace, device: torch.device) -> tuple[dict[str, Config] | Batches, Rounds]:
+    configs = recipes_of(args)
+    if not configs:
+        args.batch_size = DEFAULT_BATCH if args.batch_size is None else args.batch_size
+        Setting(num_inputs=args.num_inputs)
+        return _batches_and_rounds(args, device)
+    if args.batch_size is not None:
+        raise ValueError(
+            f"--batch-size is {args.batch_size}, but recipes say it themselves: give training.batch_size=..."
+        )
+    if args.runs is None:
+        args.runs = default_runs(args.what, device)
+    return configs, Rounds(args.rounds, args.runs)
+
+
+def _passes_and_rounds(
+    args: argparse.Namespace, device: torch.device
+) -> tuple[tuple[dict[str, Config], list[Batches]], Rounds]:
+    configs = recipes_of(args)
+    if not configs:
+        Setting(num_inputs=args.num_inputs)
     if len(set(args.batch_size)) < len(args.batch_size):
         raise ValueError(f"--batch-size is {args.batch_size}, expected each size once")
     if args.runs is None:
         args.runs = default_runs(args.what, device)
-    return [Batches(size, repetition=1) for size in args.batch_size], Rounds(args.rounds, args.runs)
+    return (configs, [Batches(size, repetition=1) for size in args.batch_size]), Rounds(args.rounds, args.runs)
 
 
 def _cases_and_rounds(args: argparse.Namespace, device: torch.device) -> tuple[list[KernelCase], int]:
@@ -134,8 +155,8 @@ def _cases_and_rounds(args: argparse.Namespace, device: torch.device) -> tuple[l
 def _bench_of(what: str) -> tuple[Callable[..., dict[str, Any]], Callable[..., Any]]:
     """What measures, and what checks the arguments and makes those that it takes after them."""
     return {
-        "step": (_bench_step, _batches_and_rounds),
-        "inference": (_bench_inference, _batch_sizes_and_rounds),
+        "step": (bench_step, _steps_and_rounds),
+        "inference": (bench_inference, _passes_and_rounds),
         "data": (_bench_data, _batches_and_rounds),
         "kernels": (_bench_kernels, _cases_and_rounds),
     }[what]
@@ -166,66 +187,12 @@ def _bench_all(
     return {own.what: run(own, *work, device, console) for own, run, work in parts}
 
 
-def _bench_step(
-    args: argparse.Namespace, batches: Batches, rounds: Rounds, device: torch.device, console: Console
-) -> dict[str, Any]:
-    is_transformer(args.backbone)  # a misspelt name is refused before anything is made
-    entries, comparisons = steps(args.backbone, _compile_choice(args.compile, device, console))
-    data = _images(args, device)
-    precision = "" if args.amp == "off" else f"{args.amp}, "
-    work = f"training step, data included: {args.backbone}, {precision}batch {batches.batch_size}, b = {batches.repetition}"
-    results = _measure(work, entries, comparisons, args.backbone, batches, data, rounds, console, args.amp)
-    return {"images": _described_images(data), **results}
-
-
-def _bench_inference(
-    args: argparse.Namespace, sizes: list[Batches], rounds: Rounds, device: torch.device, console: Console
-) -> dict[str, Any]:
-    is_transformer(args.backbone)
-    entries, comparisons = inferences(args.backbone, _compile_choice(args.compile, device, console))
-    data = _images(args, device)
-    results = {}
-    for batches in sizes:
-        work = f"inference: {args.backbone}, batch {batches.batch_size}"
-        results[f"batch {batches.batch_size}"] = _measure(
-            work, entries, comparisons, args.backbone, batches, data, rounds, console
-        )
-    return {"images": _described_images(data), **results}
-
-
-def _measure(
-    work: str,
-    entries: Sequence[Entry],
-    comparisons: Sequence[Comparison],
-    backbone: str,
-    batches: Batches,
-    data: ImageSet,
-    rounds: Rounds,
-    console: Console,
-    amp: str = "off",
-) -> dict[str, Any]:
-    """Measures steps or passes, prints their tables; the record's part."""
-    measured = measure_steps(entries, backbone, batches, data, rounds, console, amp)
-    summary = summarise_steps(measured, comparisons)
-    images = f"{pipeline_prefix(data)}{data.name}, {data.num_classes} classes"
-    title = f"{work}, {images}; {rounds.rounds} rounds of {rounds.runs}"
-    console.print(step_time_table(summary, title))
-    console.print(step_rate_table(summary))
-    console.print(ratio_table(summary.ratios, {"matrix product": rate_text(summary.product_rate, "FLOP/s")}))
-    return {
-        "flops_a_step": measured.flops,
-        "peak_memory_bytes": measured.memory,
-        "seconds": _raw(measured.timings),
-        "summary": asdict(summary),
-    }
-
-
 def _bench_data(
     args: argparse.Namespace, batches: Batches, rounds: Rounds, device: torch.device, console: Console
 ) -> dict[str, Any]:
     if args.data_name is not None:
         return _bench_sources(args, batches, rounds, device, console)
-    _require_no_data(args)
+    require_no_data(args)
     sizes = DEFAULT_PIPELINE_SIZES if args.image_size is None else args.image_size
     if len(set(sizes)) < len(sizes):
         raise ValueError(f"--image-size is {sizes}, expected each size once")
@@ -276,7 +243,7 @@ def _data_results(
         console.print(data_table(summary.rows, prefix, prefix))
     console.print(ratio_table(summary.ratios, {"copy, read and written": rate_text(summary.copy_rate, "B/s")}))
     return {
-        "images": [_described_images(data) for data in data_sets],
+        "images": [described_images(data) for data in data_sets],
         "floor_bytes_a_batch": measured.floor_bytes,
         "seconds": _raw(measured.timings),
         "summary": asdict(summary),
@@ -286,7 +253,7 @@ def _data_results(
 def _bench_kernels(
     args: argparse.Namespace, cases: list[KernelCase], rounds: int, device: torch.device, console: Console
 ) -> dict[str, Any]:
-    compiled = _compile_choice("both", device, console) == "both"
+    compiled = compile_choice("both", device, console) == "both"
     measured = measure_kernels(cases, device, getattr(torch, args.dtype), args.times, rounds, compiled, console)
     summary = summarise_kernels(measured)
     for operator in dict.fromkeys(case.operator for case in cases):
@@ -324,31 +291,6 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _compile_choice(choice: str, device: torch.device, console: Console) -> str:
-    """``both`` is what can be had; ``on`` is taken at its word."""
-    missing = missing_compiler(device) if choice == "both" else None
-    if missing is None:
-        return choice
-    console.print(f"without compiled rows: {missing}", highlight=False)
-    return "off"
-
-
-def _require_no_data(args: argparse.Namespace) -> None:
-    if args.data is not None:
-        raise ValueError(f"--data is {args.data}, which has no effect without --data-name")
-
-
-def _images(args: argparse.Namespace, device: torch.device) -> ImageSet:
-    """A data set's training split where one is named, else random images."""
-    if args.data_name is None:
-        _require_no_data(args)
-        image_size = DEFAULT_IMAGE_SIZE if args.image_size is None else args.image_size
-        return synthetic_images(image_size, DEFAULT_CLASSES if args.classes is None else args.classes, device)
-    if args.classes is not None:
-        raise ValueError(f"--classes is {args.classes}, which has no effect with --data-name {args.data_name}")
-    return load_split(args.data_name, "train", root=args.data, image_size=args.image_size).to(device)
-
-
 def _writable(argument: str, name: str) -> Path:
     """Raises ValueError unless a file can be written there: it would be a pity to find out after measuring."""
     path = Path(name).expanduser()
@@ -371,10 +313,6 @@ def _announce(described: dict[str, Any], console: Console) -> None:
             style="yellow",
             highlight=False,
         )
-
-
-def _described_images(data: Images) -> dict[str, Any]:
-    return {"name": data.name, "count": len(data), "size": list(data.image_shape), "classes": data.num_classes}
 
 
 def _raw(timings: dict[str, Timings]) -> dict[str, dict[str, list[float]]]:

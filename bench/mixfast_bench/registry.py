@@ -14,7 +14,7 @@ import torch
 from mixfast.config import Config
 from mixfast.data import ImageSet
 from mixfast.models import is_transformer
-from mixfast_bench.cases import DATA_CASES, SINGLE, Batches, DataCase, training_config
+from mixfast_bench.cases import DATA_CASES, SINGLE, USUAL, Batches, DataCase, Setting, training_config
 from mixfast_bench.data import Pipeline
 from mixfast_bench.inference import InferencePass
 from mixfast_bench.plain_steps import PlainMixViTInference, PlainMixViTStep
@@ -44,11 +44,18 @@ class Entry:
     compiled: bool = False
 
     def build(
-        self, data: ImageSet, batches: Batches, backbone: str = "wrn28-2", prefix: str = "", amp: str = "off"
+        self,
+        data: ImageSet,
+        batches: Batches,
+        backbone: str = "wrn28-2",
+        prefix: str = "",
+        setting: Setting = USUAL,
     ) -> Any:
         """The contender on the device of ``data``; its name is that of the entry after ``prefix``."""
         device: torch.device = data.images.device
-        config = training_config(self.case, batches, device=device, backbone=backbone, compiled=self.compiled, amp=amp)
+        config = training_config(
+            self.case, batches, device=device, backbone=backbone, compiled=self.compiled, setting=setting
+        )
         return self.kind(prefix + self.name, config, data)
 
 
@@ -62,28 +69,34 @@ class Comparison:
     resolution: float
 
 
+WAYS = ("eager", "compiled")
+"""Without and with ``torch.compile``, as the names of contenders end."""
+
+
 def both_ways(kind: Callable[[str, Config, ImageSet], Any], case: DataCase) -> tuple[Entry, Entry]:
-    """The entry without and with ``torch.compile``."""
+    """The entry in both of ``WAYS``."""
     name = case.method
     return Entry(f"{name}, eager", kind, case), Entry(f"{name}, compiled", kind, case, compiled=True)
 
 
 def against(opponent: str, methods: tuple[str, ...]) -> tuple[Comparison, ...]:
     """The overheads of ``methods``, and the speed-up of the first of them over ``opponent``, both ways."""
-    ways = ("eager", "compiled")
     name = "overhead" if len(methods) == 1 else "overhead of {}"
     overheads = tuple(
         Comparison(f"{name.format(method)}, {way}", f"{method}, {way}", f"single, {way}", FINE)
         for method in methods
-        for way in ways
+        for way in WAYS
     )
     speedups = (
-        Comparison(f"speed-up over {opponent}, {way}", opponent, f"{methods[0]}, {way}", COARSE) for way in ways
+        Comparison(f"speed-up over {opponent}, {way}", opponent, f"{methods[0]}, {way}", COARSE) for way in WAYS
     )
     return *overheads, *speedups
 
 
 OPPONENT = "straightforward"
+OPPONENTS_INPUTS = 2
+WANTED = {"on": (True,), "off": (False,), "both": (False, True)}
+"""Whether compiled, for ``--compile``."""
 STEPS = (
     *both_ways(TrainerStep, SINGLE),
     *both_ways(TrainerStep, CUT_MIXMO),
@@ -112,20 +125,26 @@ PIPELINES = (
 PIPELINE_COMPARISONS = (Comparison(f"speed-up over {OPPONENT}", OPPONENT, CUT_MIXMO.name, COARSE),)
 
 
-def steps(backbone: str, compile_choice: str) -> tuple[tuple[Entry, ...], tuple[Comparison, ...]]:
-    """The training steps that are compared over a backbone, for ``--compile`` on, off or both; the opponent is always there."""
+def steps(
+    backbone: str, compile_choice: str, num_inputs: int = OPPONENTS_INPUTS
+) -> tuple[tuple[Entry, ...], tuple[Comparison, ...]]:
+    """The training steps that are compared over a backbone, for ``--compile`` on, off or both; the opponent, which is written
+    for two inputs, is there for two."""
     if is_transformer(backbone):
-        return _wanted(TRANSFORMER_STEPS, compile_choice), TRANSFORMER_COMPARISONS
-    return _wanted(STEPS, compile_choice), STEP_COMPARISONS
+        return _wanted(TRANSFORMER_STEPS, compile_choice, num_inputs), TRANSFORMER_COMPARISONS
+    return _wanted(STEPS, compile_choice, num_inputs), STEP_COMPARISONS
 
 
-def inferences(backbone: str, compile_choice: str) -> tuple[tuple[Entry, ...], tuple[Comparison, ...]]:
+def inferences(
+    backbone: str, compile_choice: str, num_inputs: int = OPPONENTS_INPUTS
+) -> tuple[tuple[Entry, ...], tuple[Comparison, ...]]:
     """The same for inference passes."""
     if is_transformer(backbone):
-        return _wanted(TRANSFORMER_INFERENCES, compile_choice), TRANSFORMER_COMPARISONS
-    return _wanted(INFERENCES, compile_choice), STEP_COMPARISONS
+        return _wanted(TRANSFORMER_INFERENCES, compile_choice, num_inputs), TRANSFORMER_COMPARISONS
+    return _wanted(INFERENCES, compile_choice, num_inputs), STEP_COMPARISONS
 
 
-def _wanted(entries: tuple[Entry, ...], compile_choice: str) -> tuple[Entry, ...]:
-    wanted = {"on": (True,), "off": (False,), "both": (False, True)}[compile_choice]
-    return tuple(entry for entry in entries if entry.name == OPPONENT or entry.compiled in wanted)
+def _wanted(entries: tuple[Entry, ...], compile_choice: str, num_inputs: int) -> tuple[Entry, ...]:
+    wanted = WANTED[compile_choice]
+    opponent = num_inputs == OPPONENTS_INPUTS
+    return tuple(entry for entry in entries if (opponent if entry.name == OPPONENT else entry.compiled in wanted))

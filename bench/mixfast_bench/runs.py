@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from statistics import median
@@ -13,13 +13,12 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mixfast.data import Images, ImageSet
+from mixfast.data import Images
 from mixfast.errors import MixfastError
 from mixfast.training.precision import AMP_DTYPES
 from mixfast_bench.cases import Batches, Rounds
 from mixfast_bench.machine import Copy, MatrixProduct, peak_memory
 from mixfast_bench.measure import Contender, Timings, interleave, no_mark, time_turn
-from mixfast_bench.registry import Entry
 
 # The first run compiles, the second fills caches and memory pools, the third is as all others.
 WARM_UP_RUNS = 3
@@ -70,24 +69,24 @@ class Buildable(Protocol):
 
 
 def measure_steps(
-    entries: Sequence[Entry],
-    backbone: str,
-    batches: Batches,
-    data: ImageSet,
+    builders: Sequence[Callable[[], Any]],
+    samples: int,
+    device: torch.device,
     rounds: Rounds,
     console: Console,
     amp: str = "off",
 ) -> StepMeasurement:
-    """Times the training steps or inference passes of ``entries``, with a matrix product in their precision among them.
+    """Times the training steps or inference passes that ``builders`` make, with a matrix product in their precision among them.
+
+    ``samples``: rows of every contender's batch.
 
     Raises:
         MixfastError: a loss or prediction was not finite at the end: such steps may take another time than real ones.
         UnavailableError: a compiled entry, and there is no compiler.
     """
-    device = data.images.device
     product = MatrixProduct(device, AMP_DTYPES.get(amp, torch.float32))
     with networks_apart():
-        contenders = [entry.build(data, batches, backbone, amp=amp) for entry in entries]
+        contenders = [build() for build in builders]
         _warm_up([*contenders, product], device, console)
         gc.collect()
         memory = {contender.name: _step_memory(contender, device) for contender in contenders}
@@ -98,7 +97,7 @@ def measure_steps(
                 f"what {contender.name!r} computes is not finite: these are not the timings of real work"
             )
     flops = {contender.name: contender.flops for contender in contenders}
-    return StepMeasurement(timings, batches.batch_size, flops, memory, product)
+    return StepMeasurement(timings, samples, flops, memory, product)
 
 
 def measure_pipelines(

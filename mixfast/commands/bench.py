@@ -35,9 +35,14 @@ def run(args: argparse.Namespace, console: Console) -> int:
 def _add_step(parser: argparse.ArgumentParser) -> None:
     _add_network(parser)
     parser.add_argument(
-        "--amp", choices=("off", "bfloat16"), default="off", help="mixed precision, of all steps (default: %(default)s)"
+        "--amp", choices=("off", "bfloat16", "float16"), help="mixed precision, of all steps (default: off)"
     )
-    _add_common(parser)
+    parser.add_argument(
+        "--layout",
+        choices=("channels-last", "contiguous"),
+        help="the memory of features, but the opponent's (default: channels-last)",
+    )
+    _add_common(parser, batch_size=None, repetition=None)
 
 
 def _add_inference(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +55,14 @@ def _add_inference(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_network(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--backbone", default="wrn28-2", help="the backbone (default: %(default)s)")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="RECIPE",
+        help="recipes or YAML files, each beside its backbone with one input, and settings for all of them (key=value)",
+    )
+    parser.add_argument("--backbone", help="instead of recipes: the backbone of all (default: wrn28-2)")
+    parser.add_argument("--num-inputs", type=int, metavar="M", help="inputs of the mixing methods (default: 2)")
     parser.add_argument(
         "--compile",
         choices=("on", "off", "both"),
@@ -95,14 +107,15 @@ def _add_all(parser: argparse.ArgumentParser) -> None:
     _add_measuring(parser, rounds=None)
 
 
-def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--batch-size", type=int, default=64, metavar="B", help="samples a step (default: %(default)s)")
+def _add_common(parser: argparse.ArgumentParser, batch_size: int | None = 64, repetition: int | None = 4) -> None:
+    """``batch_size``, ``repetition``: None where a recipe may say it instead."""
+    parser.add_argument("--batch-size", type=int, default=batch_size, metavar="B", help="samples a step (default: 64)")
     parser.add_argument(
         "--repetition",
         type=int,
-        default=4,
+        default=repetition,
         metavar="b",
-        help="batch repetition: of Cut-MixMo; over a transformer, of all (default: %(default)s)",
+        help="batch repetition: of Cut-MixMo; over a transformer, of all (default: 4)",
     )
     parser.add_argument(
         "--runs",

@@ -21,7 +21,7 @@ from mixfast.flops.show import (
     thesis_notes,
 )
 from mixfast.flops.tables import ThesisTable, table_builders
-from mixfast.recipes import load_recipe
+from mixfast.recipes import load_recipe, split_settings
 
 HELP = "count parameters, multiply-adds and activation bytes of recipes, and of the thesis's tables"
 
@@ -45,8 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    settings = [word for word in args.overrides if _is_setting(word)]
-    names = [word for word in args.overrides if not _is_setting(word)]
+    names, settings = split_settings(args.overrides)
     if not names and not args.table:
         raise ValueError("name recipes (`mixfast recipes` lists them), or a table of the thesis with --table N")
     if settings and not names:
@@ -62,10 +61,6 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if args.json is not None:
         write_text(args.json, json.dumps(record_of(compared, tables), indent=2) + "\n")
     return 1 if any(each.disagreements for pair in compared for each in (pair.recipe, pair.single)) else 0
-
-
-def _is_setting(word: str) -> bool:
-    return "=" in word and not word.endswith((".yaml", ".yml"))
 
 
 def _compared(name: str, config: Config, args: argparse.Namespace) -> Compared:

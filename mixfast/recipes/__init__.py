@@ -9,6 +9,6 @@ one name; the table that says ``extends`` defines it and the others add what the
 """
 
 from mixfast.recipes.catalogue import RecipeSummary, list_recipes, recipe_names
-from mixfast.recipes.loading import load_recipe
+from mixfast.recipes.loading import load_recipe, split_settings
 
-__all__ = ["RecipeSummary", "list_recipes", "load_recipe", "recipe_names"]
+__all__ = ["RecipeSummary", "list_recipes", "load_recipe", "recipe_names", "split_settings"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mixfast.config import Config, ConfigError
@@ -33,6 +33,16 @@ def load_recipe(
     about = Layer(piece.source, {"about": piece.about})
     place = [] if data_dir is None else [Layer("data_dir", {"data": {"dir": os.fspath(data_dir)}})]
     return build(Config, [*_layers(piece, ()), about, *place, *on_top])
+
+
+def split_settings(words: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Names of recipes, and settings (``key=value``) for all of them, out of one list of words."""
+    names: list[str] = []
+    settings: list[str] = []
+    for word in words:
+        is_setting = "=" in word and not word.endswith((".yaml", ".yml"))
+        (settings if is_setting else names).append(word)
+    return names, settings
 
 
 def _recipe(name_or_path: str | os.PathLike[str]) -> Piece:

@@ -6,11 +6,12 @@ import json
 
 import numpy as np
 import pytest
-from mixfast_bench import command
+from mixfast_bench import command, network_bench
 
 from mixfast.cli import main
 
 TINY_STEP = ("bench", "step", "--backbone", "wrn10-1", "--compile", "off", "--batch-size", "8", "--device", "cpu")
+OF_TWO = ("cifar100-wrn28-10-vanilla", "tiny-imagenet-preact-resnet18-1-vanilla")
 TINY_DATA = ("bench", "data", "--batch-size", "8", "--device", "cpu", "--image-size", "8")
 
 
@@ -67,8 +68,27 @@ def test_data_prints_tables_and_writes_the_record(tmp_path, capsys):
     assert [images["size"] for images in record["images"]] == [[8, 8], [12, 12]]
 
 
+def test_recipes_beside_their_backbones(tmp_path, capsys):
+    record_file = tmp_path / "record.json"
+    arguments = ("quickstart", "model.name=wrn10-1", "training.batch_size=8", "--compile", "off", "--rounds", "2")
+    assert main(("bench", "step", *arguments, "--json", str(record_file))) == 0
+    record = json.loads(record_file.read_text())
+    names = [row["name"] for row in record["summary"]["rows"]]
+    assert names == ["single of quickstart, eager", "quickstart, eager"]
+    assert list(record["summary"]["ratios"]) == ["overhead of quickstart, eager"]
+    assert record["recipes"]["quickstart"]["model"]["name"] == "wrn10-1"
+    arguments = ("quickstart", "model.name=wrn10-1", "--batch-size", "4", "1", "--compile", "off", "--rounds", "1")
+    assert main(("bench", "inference", *arguments, "--json", str(record_file))) == 0
+    record = json.loads(record_file.read_text())
+    assert (
+        record["batch 4"]["flops_a_step"]["quickstart, eager"]
+        == 4 * record["batch 1"]["flops_a_step"]["quickstart, eager"]
+    )
+    assert "overhead of quickstart, eager" in capsys.readouterr().out
+
+
 def test_without_a_compiler_both_means_what_can_be_had(monkeypatch, capsys):
-    monkeypatch.setattr(command, "missing_compiler", lambda device: "no compiler in this test")
+    monkeypatch.setattr(network_bench, "missing_compiler", lambda device: "no compiler in this test")
     assert main((*TINY_STEP[:4], "--compile", "both", *TINY_STEP[6:], "--image-size", "8", "--rounds", "1")) == 0
     printed = capsys.readouterr().out
     assert "no compiler in this test" in printed
@@ -94,6 +114,17 @@ def test_without_a_compiler_both_means_what_can_be_had(monkeypatch, capsys):
         ((*TINY_STEP, "--device", "mps"), "--device is mps"),
         ((*TINY_STEP, "--json", "no/such/folder/record.json"), "--json is no/such/folder/record.json"),
         ((*TINY_STEP, "--json", "."), "--json is ."),
+        ((*TINY_STEP, "--num-inputs", "1"), "--num-inputs is 1"),
+        ((*TINY_STEP, "quickstart"), "--backbone is wrn10-1, but recipes say it themselves: give model.name="),
+        (("bench", "step", "quickstart", "--batch-size", "8"), "give training.batch_size="),
+        (
+            ("bench", "step", "quickstart", "quickstart-mixvit", "training.batch_size=8", "schedule.epoch=3"),
+            "schedule.epochs",
+        ),
+        (("bench", "step", "quickstrat"), "quickstart"),
+        (("bench", "step", "model.name=wrn10-1"), "settings need a recipe"),
+        (("bench", "step", *OF_TWO), "training.batch_size is 64 in cifar100-wrn28-10-vanilla, 100 in"),
+        (("bench", "inference", "quickstart", "--num-inputs", "3"), "give method.num_inputs="),
         ((*TINY_DATA, "8"), "--image-size is [8, 8]"),
         ((*TINY_DATA, "4"), "--image-size is 4"),
     ],
@@ -102,7 +133,7 @@ def test_wrong_arguments_are_named_before_anything_is_measured(arguments, messag
     def measured(*_):
         raise AssertionError("measured")
 
-    monkeypatch.setattr(command, "measure_steps", measured)
+    monkeypatch.setattr(network_bench, "measure_steps", measured)
     monkeypatch.setattr(command, "measure_pipelines", measured)
     assert main(arguments) == 2
     assert message in " ".join(capsys.readouterr().err.split())

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+from functools import partial
 
 import pytest
 import torch
-from mixfast_bench.cases import Batches, DataCase, Rounds, training_config
+from mixfast_bench.cases import Batches, DataCase, Rounds, Setting, training_config
 from mixfast_bench.measure import Timings, no_mark
 from mixfast_bench.registry import CUT_MIXMO, SINGLE, STEP_COMPARISONS, STEPS, Comparison, steps
 from mixfast_bench.runs import StepMeasurement, measure_steps
@@ -50,8 +51,12 @@ def test_the_step_is_the_trainers_bit_for_bit(case, small_batches, few_images, c
     assert all(torch.equal(expected[key]["momentum_buffer"], got[key]["momentum_buffer"]) for key in expected)
 
 
+def builders(images, batches):
+    return [partial(entry.build, images, batches, "wrn10-1") for entry in steps("wrn10-1", "off")[0]]
+
+
 def test_measuring_gives_every_phase_of_every_contender(small_batches, few_images, quiet):
-    measured = measure_steps(steps("wrn10-1", "off")[0], "wrn10-1", small_batches, few_images, Rounds(2, 1), quiet)
+    measured = measure_steps(builders(few_images, small_batches), 8, few_images.device, Rounds(2, 1), quiet)
     names = ["single, eager", "cut-mixmo, eager", "straightforward"]
     assert list(measured.flops) == names
     assert list(measured.timings) == [*names, "matrix product"]
@@ -69,7 +74,7 @@ def test_a_loss_that_is_not_finite_is_no_timing(small_batches, few_images, quiet
 
     monkeypatch.setattr(TrainerStep, "run", spoiled)
     with pytest.raises(MixfastError, match=r"what 'single, eager' computes is not finite"):
-        measure_steps(steps("wrn10-1", "off")[0][:1], "wrn10-1", small_batches, few_images, Rounds(1, 1), quiet)
+        measure_steps(builders(few_images, small_batches)[:1], 8, few_images.device, Rounds(1, 1), quiet)
 
 
 def test_figures_by_hand():
@@ -146,3 +151,14 @@ def test_compiled_entries_ask_the_trainer_to_compile(few_images, small_batches, 
 def test_impossible_settings(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_how_all_steps_run(few_images, small_batches):
+    setting = Setting(amp="bfloat16", channels_last=False, num_inputs=3)
+    entries, _ = steps("wrn10-1", "off", num_inputs=3)
+    assert [entry.name for entry in entries] == ["single, eager", "cut-mixmo, eager"]
+    plain, mixed = (entry.build(few_images, small_batches, "wrn10-1", setting=setting).trainer for entry in entries)
+    assert plain.network.num_inputs == 1 and mixed.network.num_inputs == 3
+    assert all(trainer.config.training.amp == "bfloat16" for trainer in (plain, mixed))
+    kernel = mixed.network.core.stages[0][0].conv1.weight
+    assert kernel.is_contiguous() and not kernel.is_contiguous(memory_format=torch.channels_last)
