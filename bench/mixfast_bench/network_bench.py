@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from rich.console import Console
 
 from mixfast.config import Config
-from mixfast.data import Images, ImageSet, load_split
+from mixfast.data import DataShape, Images, ImageSet, load_split
+from mixfast.flops.cards import Card, card_called
+from mixfast.flops.costing import shape_of
 from mixfast.models import is_transformer
 from mixfast.recipes import load_recipe, split_settings
 from mixfast.training.compiling import missing_compiler
 from mixfast_bench.cases import Batches, Rounds, Setting, synthetic_images
 from mixfast_bench.inference import InferencePass
-from mixfast_bench.recipe_entries import recipe_entries
-from mixfast_bench.registry import Comparison, inferences, steps
-from mixfast_bench.runs import StepMeasurement, measure_steps, pipeline_prefix
+from mixfast_bench.machine import device_name
+from mixfast_bench.predicted import PredictedStep, predicted_step
+from mixfast_bench.recipe_entries import RecipeEntry, recipe_entries
+from mixfast_bench.registry import Comparison, Entry, inferences, steps
+from mixfast_bench.runs import measure_steps, pipeline_prefix
 from mixfast_bench.step import TrainerStep
 from mixfast_bench.summary import summarise_steps
-from mixfast_bench.tables import rate_text, ratio_table, step_rate_table, step_time_table
+from mixfast_bench.tables import predicted_table, rate_text, ratio_table, step_rate_table, step_time_table
 
 DEFAULT_BATCH = 64  # of steps
 DEFAULT_IMAGE_SIZE, DEFAULT_CLASSES = 32, 100
@@ -76,9 +79,11 @@ def bench_step(
         f"training step, data included: {args.backbone}, {precision}{args.layout}, M = {args.num_inputs}, "
         f"batch {work.batch_size}, b = {work.repetition}, {_images_named(data)}"
     )
-    builders = [partial(entry.build, data, work, args.backbone, setting=setting) for entry in entries]
-    results = _measured(title, builders, comparisons, work.batch_size, device, rounds, console, args.amp)
-    return {"images": described_images(data), **results}
+    planned = [_Planned(entry, entry.config(device, work, args.backbone, setting), data) for entry in entries]
+    return {
+        "images": described_images(data),
+        **_measured(title, planned, comparisons, rounds, device, console),
+    }
 
 
 def bench_inference(
@@ -104,10 +109,8 @@ def bench_inference(
     data = images_of(args, device)
     for batches in sizes:
         title = f"inference: {args.backbone}, M = {args.num_inputs}, batch {batches.batch_size}, {_images_named(data)}"
-        builders = [partial(entry.build, data, batches, args.backbone, setting=setting) for entry in entries]
-        results[f"batch {batches.batch_size}"] = _measured(
-            title, builders, comparisons, batches.batch_size, device, rounds, console
-        )
+        planned = [_Planned(entry, entry.config(device, batches, args.backbone, setting), data) for entry in entries]
+        results[f"batch {batches.batch_size}"] = _measured(title, planned, comparisons, rounds, device, console)
     return {"images": described_images(data), **results}
 
 
@@ -142,6 +145,10 @@ def described_images(data: Images) -> dict[str, Any]:
     return {"name": data.name, "count": len(data), "size": list(data.image_shape), "classes": data.num_classes}
 
 
+def _images_like(shape: DataShape, device: torch.device) -> ImageSet:
+    return synthetic_images(shape.image_shape[0], shape.num_classes, device, channels=shape.channels)
+
+
 def _images_named(data: ImageSet) -> str:
     return f"{pipeline_prefix(data)}{data.name}, {data.num_classes} classes"
 
@@ -163,32 +170,64 @@ def _of_recipes(
     device: torch.device,
     console: Console,
 ) -> dict[str, Any]:
-    entries, comparisons = recipe_entries(configs, kind, compile_choice(compiling, device, console))
-    training = next(iter(configs.values())).training
-    builders = [partial(entry.build, device) for entry in entries]
-    results = _measured(title, builders, comparisons, training.batch_size, device, rounds, console, training.amp)
+    here = {name: config.replace(training={"device": str(device)}) for name, config in configs.items()}
+    entries, comparisons = recipe_entries(here, kind, compile_choice(compiling, device, console))
+    shapes = [shape_of(entry.config) for entry in entries]
+    images = {shape: _images_like(shape, device) for shape in dict.fromkeys(shapes)}
+    planned = [_Planned(entry, entry.config, images[shape]) for entry, shape in zip(entries, shapes, strict=True)]
+    results = _measured(title, planned, comparisons, rounds, device, console)
     return {"recipes": {name: config.model_dump(mode="json") for name, config in configs.items()}, **results}
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """A contender that is not built yet, with what it will run."""
+
+    entry: Entry | RecipeEntry
+    config: Config
+    images: ImageSet
+
+    def build(self) -> Any:
+        return self.entry.kind(self.entry.name, self.config, self.images)
 
 
 def _measured(
     title: str,
-    builders: Sequence[Callable[[], Any]],
+    planned: Sequence[_Planned],
     comparisons: Sequence[Comparison],
-    samples: int,
-    device: torch.device,
     rounds: Rounds,
+    device: torch.device,
     console: Console,
-    amp: str = "off",
 ) -> dict[str, Any]:
-    """Measures steps or passes, prints their tables; the record's part."""
-    measured: StepMeasurement = measure_steps(builders, samples, device, rounds, console, amp)
+    """Measures steps or passes of the same batch size and precision, prints their tables; the record's part."""
+    training = planned[0].config.training
+    builders = [each.build for each in planned]
+    measured = measure_steps(builders, training.batch_size, device, rounds, console, training.amp)
     summary = summarise_steps(measured, comparisons)
+    predicted = _predictions(planned, device)
     console.print(step_time_table(summary, f"{title}; {rounds.rounds} rounds of {rounds.runs}"))
     console.print(step_rate_table(summary))
     console.print(ratio_table(summary.ratios, {"matrix product": rate_text(summary.product_rate, "FLOP/s")}))
+    if predicted:
+        console.print(predicted_table(summary, predicted))
     return {
         "flops_a_step": measured.flops,
         "peak_memory_bytes": measured.memory,
+        "predicted": {name: asdict(step) for name, step in predicted.items()},
         "seconds": {name: timings.phases for name, timings in measured.timings.items()},
         "summary": asdict(summary),
     }
+
+
+def known_card(device: torch.device) -> Card | None:
+    """The device's published figures; None where they are not known here."""
+    return card_called(device_name(device)) if device.type == "cuda" else None
+
+
+def _predictions(planned: Sequence[_Planned], device: torch.device) -> dict[str, PredictedStep]:
+    """Of training steps, on cards whose published figures are known."""
+    card = known_card(device)
+    if card is None:
+        return {}
+    steps_only = [each for each in planned if each.entry.kind is TrainerStep]
+    return {each.entry.name: predicted_step(each.config, each.images, card) for each in steps_only}

@@ -6,13 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from mixfast.config import Config
 from mixfast.config.sections import AboutSection, MethodSection
 from mixfast.data import ImageSet
-from mixfast.flops.costing import shape_of
-from mixfast_bench.cases import synthetic_images
 from mixfast_bench.registry import WANTED, WAYS, Comparison
 from mixfast_bench.spread import FINE
 
@@ -30,12 +26,6 @@ class RecipeEntry:
     name: str
     kind: Callable[[str, Config, ImageSet], Any]
     config: Config
-
-    def build(self, device: torch.device) -> Any:
-        """The contender on ``device``."""
-        shape = shape_of(self.config)
-        data = synthetic_images(shape.image_shape[0], shape.num_classes, device, channels=shape.channels)
-        return self.kind(self.name, self.config.replace(training={"device": str(device)}), data)
 
 
 def recipe_entries(

@@ -52,11 +52,13 @@ class Entry:
         setting: Setting = USUAL,
     ) -> Any:
         """The contender on the device of ``data``; its name is that of the entry after ``prefix``."""
-        device: torch.device = data.images.device
-        config = training_config(
+        return self.kind(prefix + self.name, self.config(data.images.device, batches, backbone, setting), data)
+
+    def config(self, device: torch.device, batches: Batches, backbone: str, setting: Setting = USUAL) -> Config:
+        """What it runs."""
+        return training_config(
             self.case, batches, device=device, backbone=backbone, compiled=self.compiled, setting=setting
         )
-        return self.kind(prefix + self.name, config, data)
 
 
 @dataclass(frozen=True)

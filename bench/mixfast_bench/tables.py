@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from rich import box
 from rich.table import Table
 
+from mixfast_bench.predicted import PredictedStep
 from mixfast_bench.spread import Ratio, Spread
 from mixfast_bench.summary import DataRow, KernelRow, StepSummary
 
@@ -55,6 +56,19 @@ def kernel_table(rows: list[KernelRow], operator: str) -> Table:
         table.add_row(f"  {row.direction}", _quartiles(row.seconds), _times(row.eager), compiled, _percent(row.floor))
         for rival, ratio in row.rivals.items():
             table.add_row(f"  ({rival}: {_times(ratio)})")
+    return table
+
+
+def predicted_table(summary: StepSummary, predicted: Mapping[str, PredictedStep]) -> Table:
+    """What was measured beside what the card's published peaks predict: ~ marks what is predicted."""
+    card = next(iter(predicted.values())).card
+    table = _table(f"beside {card}'s published peaks", "measured\nms", "products only\nms", "every operator\nms")
+    _wrap_names(table, 30)
+    for row in summary.rows:
+        if row.name in predicted:
+            step = predicted[row.name]
+            bounds = (f"~{_milliseconds(seconds)}" for seconds in (step.fused, step.eager))
+            table.add_row(row.name, _milliseconds(row.step.median), *bounds)
     return table
 
 

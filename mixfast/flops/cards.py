@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -51,3 +51,10 @@ CARDS = {
     "sm_120": Card("RTX 5090", 1.792e12, _rates(209.5e12, 104.8e12, 1.64e12), "NVIDIA RTX Blackwell white paper"),
 }
 """By the target that Triton compiles for."""
+
+H200 = replace(CARDS["sm_90"], name="H200", bandwidth=4.8e12, source="NVIDIA H200 data sheet, SXM; DGX H200")
+
+
+def card_called(device_name: str) -> Card | None:
+    """The card that a driver calls so, as "NVIDIA H100 80GB HBM3"; None where its figures are not known here."""
+    return next((card for card in (*CARDS.values(), H200) if card.name in device_name), None)

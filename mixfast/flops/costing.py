@@ -9,7 +9,7 @@ import torch
 
 from mixfast.config import Config
 from mixfast.config.sections import MethodSection
-from mixfast.data import DataShape, data_shape
+from mixfast.data import DataShape, Images, data_shape
 from mixfast.flops.closed_form import Piece, Setup, closed_form
 from mixfast.flops.counting import Cost, count
 from mixfast.methods import Method, Network
@@ -55,7 +55,7 @@ def shape_of(config: Config, num_classes: int | None = None) -> DataShape:
     return data_shape(data.name, root=data.dir, image_size=data.image_size, num_classes=num_classes)
 
 
-def network_of(config: Config, shape: DataShape) -> tuple[Network, Method]:
+def network_of(config: Config, shape: Images | DataShape) -> tuple[Network, Method]:
     """One network of ``config`` on the meta device, and its method; raises as ``build_network`` does."""
     with torch.device("meta"):
         return build_network(config, shape)

@@ -15,6 +15,7 @@ import torch
 from mixfast.config.sections import OptimizerSection
 from mixfast.flops.cards import CARDS, CARDS_A_MACHINE, Card
 from mixfast.flops.costing import Costed
+from mixfast.flops.counting import Cost
 
 PRECISIONS = (torch.float32, torch.bfloat16)
 # Reads and writes of a parameter's worth of float32: gradient, parameter and what the rule remembers.
@@ -62,19 +63,21 @@ class Prediction:
 
 def predict(costed: Costed, optimiser: OptimizerSection) -> list[Prediction]:
     """For each card that says how it is joined to others, in each precision."""
-    parameters = costed.cost.parameters.total
-    updating = PASSES_OF_OPTIMISER[optimiser.name] * 4 * parameters
     joined = [card for card in CARDS.values() if card.fabric is not None]
-    return [_predict(costed, card, precision, updating) for card in joined for precision in PRECISIONS]
+    return [_predict(costed.cost, optimiser, card, precision) for card in joined for precision in PRECISIONS]
 
 
-def _predict(costed: Costed, card: Card, precision: torch.dtype, updating: int) -> Prediction:
-    work = costed.cost.work
-    update = updating / card.bandwidth
-    fused = update + step_seconds([each for each in work if each[0]], card, precision)
-    eager = update + step_seconds(work, card, precision)
-    gradients = GRADIENT_BYTES * costed.cost.parameters.total
-    batch = costed.cost.batch_size
+def fused_and_eager(cost: Cost, optimiser: OptimizerSection, card: Card, precision: torch.dtype) -> tuple[float, float]:
+    """Seconds of a training step on one card; see `Prediction`."""
+    update = PASSES_OF_OPTIMISER[optimiser.name] * 4 * cost.parameters.total / card.bandwidth
+    products = [each for each in cost.work if each[0]]
+    return update + step_seconds(products, card, precision), update + step_seconds(cost.work, card, precision)
+
+
+def _predict(cost: Cost, optimiser: OptimizerSection, card: Card, precision: torch.dtype) -> Prediction:
+    fused, eager = fused_and_eager(cost, optimiser, card, precision)
+    gradients = GRADIENT_BYTES * cost.parameters.total
+    batch = cost.batch_size
     counts = [2**power for power in range(1, batch.bit_length()) if 2**power <= batch]
     return Prediction(
         card,

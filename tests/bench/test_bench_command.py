@@ -87,6 +87,36 @@ def test_recipes_beside_their_backbones(tmp_path, capsys):
     assert "overhead of quickstart, eager" in capsys.readouterr().out
 
 
+def test_measured_beside_predicted_where_there_is_a_known_card(tmp_path, capsys, monkeypatch):
+    """Stands in for a card: what is timed is the CPU."""
+    card = network_bench.card_called("NVIDIA H100 80GB HBM3")
+    monkeypatch.setattr(network_bench, "known_card", lambda device: card)
+    record_file = tmp_path / "record.json"
+    arguments = (*TINY_STEP, "--image-size", "16", "--rounds", "1", "--amp", "bfloat16", "--json", str(record_file))
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "beside H100's published peaks" in printed and "~" in printed
+    predicted = json.loads(record_file.read_text())["predicted"]
+    assert predicted.keys() == {"single, eager", "cut-mixmo, eager"}
+    assert all(0 < step["fused"] < step["eager"] and step["card"] == "H100" for step in predicted.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("NVIDIA A100-SXM4-80GB", "A100"),
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA H200", "H200"),
+        ("NVIDIA B200", "B200"),
+        ("NVIDIA GeForce RTX 5090", "RTX 5090"),
+        ("Tesla T4", None),
+    ],
+)
+def test_cards_are_known_by_the_drivers_names(name, expected):
+    card = network_bench.card_called(name)
+    assert (card and card.name) == expected
+
+
 def test_without_a_compiler_both_means_what_can_be_had(monkeypatch, capsys):
     monkeypatch.setattr(network_bench, "missing_compiler", lambda device: "no compiler in this test")
     assert main((*TINY_STEP[:4], "--compile", "both", *TINY_STEP[6:], "--image-size", "8", "--rounds", "1")) == 0
