@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from mixfast.palette import COLOURS
 
+
 def draw_curves(records: list[dict[str, Any]], title: str) -> Figure:
     """Draws the lines of ``metrics.jsonl``; needs at least one."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")

@@ -37,7 +37,11 @@ def test_a_run_directory_holds_what_it_promises(small_config, run_session, conso
     summary = json.loads(run.summary_file.read_text())
     assert set(summary) == SUMMARY_KEYS
     assert sum(entry["count"] for entry in summary["calibration"]) == 596  # the test images
-    gaps = [entry["count"] * abs(entry["confidence"] - entry["accuracy"]) for entry in summary["calibration"] if entry["count"]]
+    gaps = [
+        entry["count"] * abs(entry["confidence"] - entry["accuracy"])
+        for entry in summary["calibration"]
+        if entry["count"]
+    ]
     assert sum(gaps) / 596 == pytest.approx(summary["ece"])
     assert "calibration" not in records[0]
     assert summary["top1"] > 0.5 and len(summary["members"]) == 2 and summary["epochs"] == 3

@@ -1,0 +1,156 @@
+"""A plot with its numbers, and what all plots have in common: paper, palette, markers, axes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from textwrap import fill
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+from mixfast.palette import COLOURS
+
+WIDTH = 6.2  # inches: the text width of a page, and no more than a phone shows with letters that can be read
+LETTERS, LETTERS_OF_A_MARK = 80, 8  # of a line of the legend, which has marks between its labels
+LEGEND_LINE = 0.19  # inches
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h")
+REFERENCE = "#555555"  # of what is no series: roofs, diagonals
+PAPER = {
+    "font.size": 10,
+    "axes.labelsize": 10,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "legend.fontsize": 9,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "hatch.linewidth": 0.8,
+    # Letters as outlines, the same in every browser; the same file for the same plot.
+    "svg.fonttype": "path",
+    "svg.hashsalt": "mixfast",
+}
+
+
+@dataclass(frozen=True)
+class Style:
+    """How one series is drawn: no two have both colour and marker alike, and the first six differ in either."""
+
+    color: str
+    marker: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text; ``texts``: how many columns, from the left, are no numbers."""
+
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    texts: int = 1
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One picture of the page. name: of its file, without a suffix; caption: what is shown and how to read it."""
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure
+    table: Table
+
+    def svg(self) -> bytes:
+        return self._saved("svg", metadata={"Date": None})
+
+    def png(self, software: str) -> bytes:
+        """For papers; ``software``: who made it, in the file."""
+        return self._saved("png", dpi=200, metadata={"Software": software})
+
+    def _saved(self, form: str, **options: object) -> bytes:
+        file = io.BytesIO()
+        with on_paper():
+            self.figure.savefig(file, format=form, **options)
+        return file.getvalue()
+
+
+def on_paper() -> AbstractContextManager[None]:
+    """While entered, matplotlib draws as all plots look."""
+    return matplotlib.rc_context(PAPER)
+
+
+def new_figure(height: float, panels: int = 1, **options: object) -> tuple[Figure, list[Axes]]:
+    """A figure of panels below one another, ``height`` inches without its legend; ``options`` of ``Figure.subplots``."""
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, list(figure.subplots(panels, 1, squeeze=False, **options)[:, 0])
+
+
+def styles(names: Iterable[str]) -> dict[str, Style]:
+    """A style for each name, in their order."""
+    return {
+        name: Style(COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)])
+        for number, name in enumerate(dict.fromkeys(names))
+    }
+
+
+def handles_of(panels: Sequence[Axes]) -> dict[str, Any]:
+    """What the panels show, each once, by label."""
+    return {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+
+
+def legend_below(figure: Figure, handles: Mapping[str, Any]) -> None:
+    """The legend, under everything, where it covers nothing; the figure grows by its rows."""
+    labels = [fill(label, LETTERS - LETTERS_OF_A_MARK) for label in handles]
+    columns = next(columns for columns in (3, 2, 1) if columns == 1 or _width(labels, columns) <= LETTERS)
+    lines = sum(label.count("\n") + 1 for label in labels)
+    figure.set_figheight(figure.get_figheight() + LEGEND_LINE * (1 + -(-lines // columns)))
+    figure.legend(handles.values(), labels, loc="outside lower left", ncols=columns)
+
+
+def _width(labels: Sequence[str], columns: int) -> int:
+    """Letters of a legend's line: every column is as wide as its longest label."""
+    return sum(LETTERS_OF_A_MARK + max(map(len, column), default=0) for column in np.array_split(labels, columns))
+
+
+def log_scale(axes: Axes, which: str) -> None:
+    """A logarithmic ``x`` or ``y`` axis whose ticks are plain numbers; the data are drawn already."""
+    getattr(axes, f"set_{which}scale")("log")
+    low, high = getattr(axes, f"get_{which}lim")()
+    axis = getattr(axes, f"{which}axis")
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 300 * low else (1.0,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def ticks_at(axes: Axes, which: str, values: Sequence[float]) -> None:
+    """Ticks at these values of the ``x`` or ``y`` axis and nowhere else, as plain numbers."""
+    axis = getattr(axes, f"{which}axis")
+    axis.set_major_locator(FixedLocator(sorted(set(values))))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def scale_of(values: Iterable[float]) -> tuple[float, str]:
+    """What to divide these by so that the largest has one to three digits before its point, and the prefix of the unit."""
+    largest = max(values)
+    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if largest >= factor:
+            return factor, prefix
+    return 1.0, ""
+
+
+def digits(value: float) -> str:
+    """Three digits or more, thousands apart."""
+    size = abs(value)
+    return f"{value:,.{0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3}f}"
