@@ -43,7 +43,14 @@ def draw_calibration(inputs: Inputs) -> list[Plot]:
         areas = [LEAST_MARK + LARGEST_MARK * entry.count / each.count for entry in filled]
         reliability.plot(confidences, accuracies, color=style.color, linewidth=1, alpha=0.5)
         reliability.scatter(
-            confidences, accuracies, areas, style.color, style.marker, clip_on=False, label=each.label, zorder=3
+            confidences,
+            accuracies,
+            s=areas,
+            color=style.color,
+            marker=style.marker,
+            clip_on=False,
+            label=each.label,
+            zorder=3,
         )
         edges = [100 * entry.lower for entry in each.bins] + [100 * each.bins[-1].upper]
         shares = [100 * entry.count / each.count for entry in each.bins]

@@ -45,7 +45,7 @@ PAPER = {
 
 @dataclass(frozen=True)
 class Style:
-    """How one series is drawn: no two have both colour and marker alike, and the first six differ in either."""
+    """How one series is drawn: of the first 66 no two look alike, and the first six differ in both."""
 
     color: str
     marker: str

@@ -99,7 +99,7 @@ def groups_of(runs: Sequence[Run]) -> list[Group]:
     labels = short_labels([_description(members[0].config) for members in groups])
     shared = {label for label, count in Counter(labels).items() if count > 1}
     return [
-        Group(f"{label} ({', '.join(run.name for run in members)})" if label in shared else label, tuple(members))
+        Group(f"{label} ({_named(members)})" if label in shared else label, tuple(members))
         for label, members in zip(labels, groups, strict=True)
     ]
 
@@ -109,6 +109,10 @@ def _description(config: Config) -> tuple[str, ...]:
     inputs = f"M = {config.method.num_inputs}"
     ensemble = f"{members} networks" if members > 1 else ""
     return config.method.name, config.model.name, inputs, ensemble, config.data.name
+
+
+def _named(runs: Sequence[Run]) -> str:
+    return runs[0].name if len(runs) == 1 else f"{runs[0].name} and {len(runs) - 1} more"
 
 
 def _classes_of(config: Config, directory: RunDirectory) -> int | None:

@@ -1,0 +1,126 @@
+"""The files of a report: whole, self-contained, and no others touched."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+
+import pytest
+import report_inputs as given
+from PIL import Image
+
+from mixfast.cli import main
+
+
+@pytest.fixture
+def paths(tmp_path):
+    """Inputs that give every kind of plot."""
+    records = (given.step(), given.inference(), given.kernels(), given.flops(2, 3))
+    files = [given.write(tmp_path / f"{number}.json", record) for number, record in enumerate(records)]
+    return [str(path) for path in (*files, given.write_run(tmp_path / "a <run> & more"))]
+
+
+class References(HTMLParser):
+    """Everything that the page would load or lead to, and what its tables say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag, attributes):
+        self.found += [
+            value for name, value in attributes if name in ("src", "href", "srcset", "data", "poster", "action")
+        ]
+        assert tag not in ("script", "iframe", "object", "embed"), tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_page_needs_nothing_beside_itself(paths, tmp_path, capsys):
+    out = tmp_path / "new" / "out"
+    assert main(["report", *paths, "-o", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "10 plots" in printed and "without" not in printed
+    text = (out / "index.html").read_text()
+    page = References()
+    page.feed(text)
+    pictures = [reference for reference in page.found if reference.startswith("data:image/svg+xml;base64,")]
+    links = {reference for reference in page.found if not reference.startswith("data:")}
+    names = {path.name for path in out.iterdir()}
+    assert len(pictures) == 10 and links == names - {"index.html"} and len(names) == 11
+    assert "http" not in text.lower() and "@import" not in text and "url(" not in text
+    for picture in pictures:
+        svg = base64.b64decode(picture.partition(",")[2]).decode()
+        # Names of XML's dialects and of licences are no addresses to load from.
+        assert not re.search(r"(href|src)=[\"'](?!#)", svg) and "@import" not in svg and "<script" not in svg
+    assert "a <run> & more" in page.text  # escaped
+    for heading in ("parameters", "95% interval %", "GFLOP/s", "best top-1 %", "mean confidence %"):
+        assert heading in page.text
+
+
+def test_every_plot_is_a_picture_of_its_own(paths, tmp_path):
+    out = tmp_path / "out"
+    assert main(["report", *paths, "-o", str(out)]) == 0
+    pictures = {path.name: Image.open(path) for path in out.glob("*.png")}
+    assert len(pictures) == 10
+    for name, picture in pictures.items():
+        assert picture.width >= 1200 and picture.height >= 500, name
+        colours = picture.convert("RGB").getcolors(1 << 24)
+        assert len(colours) > 20 and max(count for count, _ in colours) < 0.98 * picture.width * picture.height, name
+
+
+def test_a_report_says_what_is_missing(tmp_path, capsys):
+    file = given.write(tmp_path / "k.json", given.kernels(work=False))
+    assert main(["report", str(file), "-o", str(tmp_path / "out")]) == 0
+    assert "without accuracy against cost, which needs run directories" in " ".join(capsys.readouterr().out.split())
+    text = (tmp_path / "out" / "index.html").read_text()
+    assert "Not in this report" in text and text.count("<li>") == 7
+    assert "<code>mixfast bench step --json FILE</code>" in text
+
+
+def test_a_second_report_replaces_the_first_and_nothing_else(paths, tmp_path):
+    out = tmp_path / "out"
+    assert main(["report", *paths, "-o", str(out)]) == 0
+    (out / "notes.txt").write_text("mine")
+    Image.new("RGB", (8, 8)).save(out / "mine.png")
+    assert main(["report", paths[0], "-o", str(out)]) == 0
+    assert {path.name for path in out.iterdir()} == {
+        "index.html",
+        "overheads.png",
+        "flops-time.png",
+        "notes.txt",
+        "mine.png",
+    }
+
+
+@pytest.mark.parametrize("name", ["index.html", "overheads.png"])
+def test_what_another_program_wrote_is_not_replaced(paths, tmp_path, capsys, monkeypatch, name):
+    monkeypatch.setenv("COLUMNS", "1000")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text("mine")
+    assert main(["report", *paths, "-o", str(out)]) == 2
+    assert f"--out {out} holds a {name} that mixfast report did not write" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == [name] and (out / name).read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_made_is_named(paths, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
+    (tmp_path / "file").write_text("")
+    assert main(["report", *paths, "-o", str(tmp_path / "file" / "out")]) == 2
+    assert f"--out {tmp_path / 'file' / 'out'} cannot be written" in capsys.readouterr().err
+    assert main(["report", *paths, "-o", str(tmp_path / "file")]) == 2
+
+
+def test_an_interrupted_report_leaves_whole_files(paths, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    assert main(["report", *paths, "-o", str(out)]) == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    monkeypatch.setattr("mixfast.report.writing.page", lambda *_: (_ for _ in ()).throw(OSError("no space")))
+    assert main(["report", *paths, "-o", str(out)]) == 2
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before  # a plot is the same bytes each time
+    assert all(Image.open(io.BytesIO(content)).size for name, content in before.items() if name.endswith(".png"))
