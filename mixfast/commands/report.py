@@ -36,5 +36,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     written = write_report(inputs, drawn, folder)
     console.print(f"report: {written}, {len(drawn.plots)} plots, each a PNG beside it too", highlight=False)
     for kind in drawn.missing:
-        console.print(f"without {kind.title.lower()}, which needs {kind.needs}", highlight=False, style="dim")
+        console.print(f"without: {kind.title}, which needs {kind.needs}", highlight=False, style="dim")
+    for reason in inputs.uncounted:
+        console.print(f"not counted: {reason}", highlight=False, style="dim")
     return 0

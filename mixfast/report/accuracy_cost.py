@@ -9,17 +9,32 @@ from matplotlib.axes import Axes
 
 from mixfast.flops.costing import Costed
 from mixfast.report.inputs import Inputs
-from mixfast.report.plot import Plot, Table, digits, handles_of, legend_below, log_scale, new_figure, scale_of, styles
+from mixfast.report.plot import (
+    Plot,
+    Table,
+    digits,
+    handles_of,
+    legend_below,
+    log_scale,
+    new_figure,
+    numbered,
+    scale_of,
+    styles,
+)
 from mixfast.report.runs import Group
 
 HEADINGS = ("run", "of", "top-1 %", "NLL", "ECE %", "parameters", "multiply-adds, M")
 
 
 def draw_accuracy_cost(inputs: Inputs) -> list[Plot]:
-    """Needs runs whose networks can be counted."""
-    counted = [group for group in inputs.groups if isinstance(group.cost, Costed)]
+    """Needs runs whose networks can be counted; a plot a data set."""
+    return numbered(plot for data, groups in inputs.groups.items() if (plot := _plot(data, groups)) is not None)
+
+
+def _plot(data: str, groups: Sequence[Group]) -> Plot | None:
+    counted = [group for group in groups if isinstance(group.cost, Costed)]
     if not counted:
-        return []
+        return None
     products = {group.label: group.cost.members * group.cost.cost.inference.total for group in counted}
     factor, prefix = scale_of(products.values())
     figure, (axes,) = new_figure(3.8)
@@ -49,10 +64,7 @@ def draw_accuracy_cost(inputs: Inputs) -> list[Plot]:
         "Each mark is a run, a dash the mean of runs that differ in their seed. Cost is counted as mixfast flops does: products "
         "of one image's predictions by all subnetworks."
     )
-    left_out = [f"{group.label} ({group.cost})" for group in inputs.groups if not isinstance(group.cost, Costed)]
-    if left_out:
-        caption += f" Not counted, and so left out: {'; '.join(left_out)}."
-    return [Plot("accuracy-cost", "Accuracy against cost", caption, figure, _table(counted, products))]
+    return Plot("accuracy-cost", f"Accuracy against cost, {data}", caption, figure, _table(counted, products))
 
 
 def _widen(axes: Axes) -> None:
@@ -76,4 +88,4 @@ def _table(groups: Sequence[Group], products: dict[str, int]) -> Table:
         for group in groups
         for run in group.runs
     ]
-    return Table(HEADINGS, tuple(rows), texts=2)
+    return Table(HEADINGS, tuple(rows))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mixfast.evaluation import ReliabilityBin, calibration_error
 from mixfast.report.inputs import Inputs
-from mixfast.report.plot import REFERENCE, Plot, Table, handles_of, legend_below, new_figure, styles
+from mixfast.report.plot import REFERENCE, Plot, Table, handles_of, legend_below, new_figure, numbered, styles
 from mixfast.report.runs import Group, Run
 
 LEAST_MARK, LARGEST_MARK = 12, 120  # areas, in square points
@@ -30,10 +31,14 @@ class Pooled:
 
 
 def draw_calibration(inputs: Inputs) -> list[Plot]:
-    """Needs runs whose summary has the bins."""
-    pooled = [found for group in inputs.groups if (found := _pooled(group)) is not None]
+    """Needs runs whose summary has the bins; a plot a data set."""
+    return numbered(plot for data, groups in inputs.groups.items() if (plot := _plot(data, groups)) is not None)
+
+
+def _plot(data: str, groups: Sequence[Group]) -> Plot | None:
+    pooled = [found for group in groups if (found := _pooled(group)) is not None]
     if not pooled:
-        return []
+        return None
     figure, (reliability, histogram) = new_figure(5.4, 2, sharex=True, height_ratios=(3, 1))
     reliability.plot([0, 100], [0, 100], "--", color=REFERENCE, linewidth=1, label="perfectly calibrated")
     for each, style in zip(pooled, styles(each.label for each in pooled).values(), strict=True):
@@ -73,7 +78,7 @@ def draw_calibration(inputs: Inputs) -> list[Plot]:
         )
         for each in pooled
     )
-    return [Plot("calibration", "Calibration", caption, figure, Table(HEADINGS, rows))]
+    return Plot("calibration", f"Calibration, {data}", caption, figure, Table(HEADINGS, rows))
 
 
 def _pooled(group: Group) -> Pooled | None:

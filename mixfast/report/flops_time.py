@@ -24,7 +24,7 @@ from mixfast.report.plot import (
 )
 
 HEADINGS = (
-    "method", "backbone", "", "batch", "precision", "on", "GFLOP", "ms [quartiles]", "of the matrix-product rate %",
+    "method", "backbone", "mode", "batch", "GFLOP", "ms [quartiles]", "of the product's rate %", "precision", "on",
 )  # fmt: skip
 COMPILED = "compiled"
 LINES = ("--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
@@ -70,14 +70,14 @@ def draw_flops_time(inputs: Inputs) -> list[Plot]:
         "large matrix product reached among its rounds; how far it lies above is what it loses."
     )
     rows = tuple(_row(*each) for each in found)
-    return [Plot("flops-time", "FLOPs against wall-clock", caption, figure, Table(HEADINGS, rows, texts=6))]
+    return [Plot("flops-time", "FLOPs against wall-clock", caption, figure, Table(HEADINGS, rows))]
 
 
 def _draw_rates(axes: Axes, steps: list[Timing]) -> dict[str, Line2D]:
     """A line of constant rate for each device and precision, about its steps, by label: the fastest product in its records."""
     by_place: dict[tuple[str, ...], list[Timing]] = {}
     for timing in steps:
-        by_place.setdefault(("matrix product", timing.device, timing.precision), []).append(timing)
+        by_place.setdefault(("product", timing.device, timing.precision), []).append(timing)
     lines = {}
     for label, line, timings in zip(short_labels(list(by_place)), cycle(LINES), by_place.values(), strict=False):
         rate = max(timing.product_rate for timing in timings)
@@ -102,9 +102,9 @@ def _row(timing: Timing, contender: Contender) -> tuple[str, ...]:
         timing.backbone,
         contender.way,
         str(timing.batch_size),
-        timing.precision,
-        timing.device,
         digits(contender.flops / 1e9),
         f"{median} [{low}, {high}]",
         f"{100 * share:.0f}",
+        timing.precision,
+        timing.device,
     )

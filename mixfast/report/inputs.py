@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mixfast.flops.costing import Costed
 from mixfast.records import BENCH, read_record
 from mixfast.report.counted import Counted, counted_of_record, counted_of_runs
 from mixfast.report.measured import Operators, Timing, operators_of, timings_of
@@ -43,14 +44,28 @@ class Inputs:
     recipes: tuple[Counted, ...] = ()
 
     @cached_property
-    def groups(self) -> list[Group]:
-        """The runs by configuration."""
-        return groups_of(self.runs)
+    def groups(self) -> dict[str, list[Group]]:
+        """The runs by data set, since accuracies on different ones are not to be compared, and by configuration."""
+        by_data: dict[str, list[Run]] = {}
+        for run in self.runs:
+            by_data.setdefault(run.config.data.name, []).append(run)
+        return {data: groups_of(runs) for data, runs in by_data.items()}
+
+    @property
+    def uncounted(self) -> list[str]:
+        """The runs whose networks cannot be counted, and why."""
+        return [
+            f"{data}: {group.label}: {group.cost}"
+            for data, groups in self.groups.items()
+            for group in groups
+            if not isinstance(group.cost, Costed)
+        ]
 
     @cached_property
     def counted(self) -> list[Counted]:
         """Every counted cost, of recipes and runs, once."""
-        return list(dict.fromkeys([*self.recipes, *counted_of_runs(self.groups)]))
+        groups = [group for groups in self.groups.values() for group in groups]
+        return list(dict.fromkeys([*self.recipes, *counted_of_runs(groups)]))
 
 
 def read_inputs(paths: Sequence[str]) -> Inputs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -153,5 +154,6 @@ def _overheads(ratios: dict[str, Any], contenders: tuple[Contender, ...]) -> Ite
 
 def _device(record: dict[str, Any]) -> str:
     machine = record["machine"]
-    threads = f", {machine['threads']} threads" if machine["device"] == "cpu" else ""
-    return machine["device_name"].replace("(R)", "").replace("(TM)", "") + threads
+    name = re.sub(r"\((R|TM)\)| Processor", "", machine["device_name"])
+    threads = machine["threads"]
+    return f"{name}, {threads} thread{'s' if threads > 1 else ''}" if machine["device"] == "cpu" else name

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from pathlib import Path
+from textwrap import fill
+
+NO_BREAK = "\u00a0"
 
 
 def distinct_names(paths: Sequence[Path]) -> list[str]:
@@ -27,6 +30,12 @@ def short_labels(descriptions: Sequence[Sequence[str]], always: int = 1) -> list
         if _kinds([*kept, column]) > _kinds(kept):
             kept.append(column)
     return [", ".join(filter(None, parts)) for parts in zip(*kept, strict=True)]
+
+
+def wrapped(label: str, letters: int) -> str:
+    """Lines of at most so many letters where that is possible, broken between the parts of a label only."""
+    lines = fill(label.replace(" ", NO_BREAK).replace(f",{NO_BREAK}", ", "), letters, break_long_words=False)
+    return lines.replace(NO_BREAK, " ")
 
 
 def _kinds(columns: Sequence[Sequence[Hashable]]) -> int:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from textwrap import fill
+from dataclasses import dataclass, replace
 from typing import Any
 
 import matplotlib
@@ -14,14 +14,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator
 
 from mixfast.palette import COLOURS
+from mixfast.report.names import wrapped
 
-WIDTH = 6.2  # inches: the text width of a page, and no more than a phone shows with letters that can be read
-LETTERS, LETTERS_OF_A_MARK = 80, 8  # of a line of the legend, which has marks between its labels
+WIDTH = 5.4  # inches: a page's column, and no more than a phone shows with letters that can be read
+LETTERS, LETTERS_OF_A_MARK = 78, 8  # of a line of the legend, which has marks between its labels
 LEGEND_LINE = 0.19  # inches
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h")
+PLAIN = "{x:,.10g}"  # ticks as people write numbers
 REFERENCE = "#555555"  # of what is no series: roofs, diagonals
 PAPER = {
     "font.size": 10,
@@ -53,11 +55,10 @@ class Style:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text; ``texts``: how many columns, from the left, are no numbers."""
+    """Rows of text and numbers, all written out."""
 
     headings: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    texts: int = 1
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,17 @@ class Plot:
         return file.getvalue()
 
 
+def numbered(plots: Iterable[Plot]) -> list[Plot]:
+    """Plots of which several may have one name: the second gets a 2, and so on."""
+    seen: Counter[str] = Counter()
+    result = []
+    for plot in plots:
+        seen[plot.name] += 1
+        again = f"-{seen[plot.name]}" if seen[plot.name] > 1 else ""
+        result.append(replace(plot, name=plot.name + again))
+    return result
+
+
 def on_paper() -> AbstractContextManager[None]:
     """While entered, matplotlib draws as all plots look."""
     return matplotlib.rc_context(PAPER)
@@ -106,12 +118,16 @@ def styles(names: Iterable[str]) -> dict[str, Style]:
 
 def handles_of(panels: Sequence[Axes]) -> dict[str, Any]:
     """What the panels show, each once, by label."""
-    return {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    found: dict[str, Any] = {}
+    for axes in panels:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    return found
 
 
 def legend_below(figure: Figure, handles: Mapping[str, Any]) -> None:
     """The legend, under everything, where it covers nothing; the figure grows by its rows."""
-    labels = [fill(label, LETTERS - LETTERS_OF_A_MARK) for label in handles]
+    labels = [wrapped(label, LETTERS - LETTERS_OF_A_MARK) for label in handles]
     columns = next(columns for columns in (3, 2, 1) if columns == 1 or _width(labels, columns) <= LETTERS)
     lines = sum(label.count("\n") + 1 for label in labels)
     figure.set_figheight(figure.get_figheight() + LEGEND_LINE * (1 + -(-lines // columns)))
@@ -129,7 +145,7 @@ def log_scale(axes: Axes, which: str) -> None:
     low, high = getattr(axes, f"get_{which}lim")()
     axis = getattr(axes, f"{which}axis")
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 300 * low else (1.0,)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axis.set_major_formatter(PLAIN)
     axis.set_minor_formatter(NullFormatter())
 
 
@@ -138,7 +154,7 @@ def ticks_at(axes: Axes, which: str, values: Sequence[float]) -> None:
     axis = getattr(axes, f"{which}axis")
     axis.set_major_locator(FixedLocator(sorted(set(values))))
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_major_formatter(PLAIN)
 
 
 def scale_of(values: Iterable[float]) -> tuple[float, str]:

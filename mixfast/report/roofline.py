@@ -19,6 +19,7 @@ from mixfast.report.plot import (
     legend_below,
     log_scale,
     new_figure,
+    numbered,
     styles,
 )
 
@@ -27,23 +28,18 @@ FORWARD = "forward"
 
 def draw_roofline(inputs: Inputs) -> list[Plot]:
     """Two plots a record of operators that has their bytes and FLOPs."""
-    several = len(inputs.operators) > 1
     plots = []
-    for number, operators in enumerate(inputs.operators):
-        suffix = f"-{number + 1}" if number else ""
-        where = f"{operators.record}: {operators.device}" if several else operators.device
-        where += f", {operators.precision}"
+    for operators in inputs.operators:
+        where = f"{operators.record}: {operators.device}, {operators.precision}"
         looks = styles(each.operator for each in operators.passes)
         with_products = [each for each in operators.passes if each.flops]
         if with_products:
-            plots.append(_roofline(operators, with_products, looks, where, f"roofline{suffix}"))
-        plots.append(_traffic(operators.passes, looks, where, f"traffic{suffix}"))
-    return plots
+            plots.append(_roofline(operators, with_products, looks, where))
+        plots.append(_traffic(operators.passes, looks, where))
+    return numbered(plots)
 
 
-def _roofline(
-    operators: Operators, passes: Sequence[OperatorPass], looks: dict[str, Style], where: str, name: str
-) -> Plot:
+def _roofline(operators: Operators, passes: Sequence[OperatorPass], looks: dict[str, Style], where: str) -> Plot:
     figure, (axes,) = new_figure(4.4)
     for each in passes:
         _mark(axes, each, looks[each.operator], each.flops / each.bytes, each.flops / each.seconds / 1e9)
@@ -63,7 +59,7 @@ def _roofline(
         "filled: forward, hollow: forward + backward. Roofs are measured too: the rate of a large matrix product "
         f"({digits(operators.product_rate / 1e9)} GFLOP/s), and copies of as many bytes as the cases move, small ones in caches."
     )
-    return Plot(name, "Roofline of the operators", caption, figure, _roofline_table(passes))
+    return Plot("roofline", "Roofline of the operators", caption, figure, _roofline_table(passes))
 
 
 def _draw_roof(axes: Axes, product_rate: float, bandwidth: float, line: str, label: str) -> None:
@@ -75,7 +71,7 @@ def _draw_roof(axes: Axes, product_rate: float, bandwidth: float, line: str, lab
     axes.set_xlim(low, intensities[-1])
 
 
-def _traffic(passes: Sequence[OperatorPass], looks: dict[str, Style], where: str, name: str) -> Plot:
+def _traffic(passes: Sequence[OperatorPass], looks: dict[str, Style], where: str) -> Plot:
     figure, (axes,) = new_figure(4.4)
     for each in passes:
         _mark(axes, each, looks[each.operator], each.bytes / 2**20, each.bytes / each.seconds / 1e9)
@@ -108,7 +104,7 @@ def _traffic(passes: Sequence[OperatorPass], looks: dict[str, Style], where: str
         for each in passes
     )
     table = Table(("operator, case, pass", "MiB", "µs", "GB/s", "copy GB/s"), rows)
-    return Plot(name, "Memory traffic of the operators", caption, figure, table)
+    return Plot("traffic", "Memory traffic of the operators", caption, figure, table)
 
 
 def _mark(axes: Axes, each: OperatorPass, style: Style, x: float, y: float) -> None:

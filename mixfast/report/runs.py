@@ -108,7 +108,7 @@ def _description(config: Config) -> tuple[str, ...]:
     members = config.ensemble.members
     inputs = f"M = {config.method.num_inputs}"
     ensemble = f"{members} networks" if members > 1 else ""
-    return config.method.name, config.model.name, inputs, ensemble, config.data.name
+    return config.method.name, config.model.name, inputs, ensemble
 
 
 def _named(runs: Sequence[Run]) -> str:

@@ -14,6 +14,7 @@ from mixfast.report.inputs import Inputs
 from mixfast.report.measured import Timing
 from mixfast.report.names import short_labels
 from mixfast.report.plot import (
+    PLAIN,
     Plot,
     Style,
     Table,
@@ -84,18 +85,15 @@ def _plot(axis: Axis, points: Sequence[Point]) -> Plot | None:
     series = _series(axis, points)
     if not series:
         return None
-    labels = short_labels([_description(axis, values[0]) for values in series], always=2)
-    looks = styles(labels)
-    measures = [measure for measure in MEASURES if any(values[0].measure == measure for values in series)]
-    figure, panels = new_figure(1.2 + 2.2 * len(measures), len(measures), sharex=True)
+    looks = styles(label for lines in series.values() for label in lines)
+    figure, panels = new_figure(0.6 + 1.9 * len(series), len(series), sharex=True)
     rows = []
-    for measure, axes in zip(measures, panels, strict=True):
-        for values, label in zip(series, labels, strict=True):
-            if values[0].measure == measure:
-                rows += _draw(axes, axis, values, label, looks[label])
+    for (measure, lines), axes in zip(series.items(), panels, strict=True):
+        for label, values in lines.items():
+            rows += _draw(axes, axis, values, label, looks[label])
         axes.set_ylabel(measure.label)
-        _scale(axes, [point.value for values in series if values[0].measure == measure for point in values])
-    places = [getattr(point, axis.field) for values in series for point in values]
+        _scale(axes, [point.value for values in lines.values() for point in values])
+    places = [getattr(point, axis.field) for lines in series.values() for values in lines.values() for point in values]
     if max(places) > 4 * min(places):
         log_scale(panels[-1], "x")
     ticks_at(panels[-1], "x", places)
@@ -107,7 +105,7 @@ def _plot(axis: Axis, points: Sequence[Point]) -> Plot | None:
     )
     name = f"scaling-{axis.field.replace('_', '-')}"
     return Plot(
-        name, axis.title, caption, figure, Table(("of", axis.label.partition(" (")[0], "cost", ""), tuple(rows))
+        name, axis.title, caption, figure, Table(("of", "cost", axis.label.partition(" (")[0], ""), tuple(rows))
     )
 
 
@@ -119,7 +117,7 @@ def _draw(axes: Axes, axis: Axis, values: Sequence[Point], label: str, style: St
     costs = {place: median(found) for place, found in sorted(by_place.items())}
     axes.plot(list(costs), list(costs.values()), color=style.color, marker=style.marker, alpha=0.85, label=label)
     unit = values[0].measure.label.replace("\n", " ")
-    return ((label, f"{place}", digits(cost), unit) for place, cost in costs.items())
+    return ((label, unit, f"{place}", digits(cost)) for place, cost in costs.items())
 
 
 def _scale(axes: Axes, values: Sequence[float]) -> None:
@@ -127,17 +125,27 @@ def _scale(axes: Axes, values: Sequence[float]) -> None:
         log_scale(axes, "y")
     else:
         axes.set_ylim(0, 1.1 * max(values))
+        axes.yaxis.set_major_formatter(PLAIN)
 
 
-def _series(axis: Axis, points: Sequence[Point]) -> list[list[Point]]:
-    """Points that differ in nothing but the axis and the cost, where there are several places on it."""
+def _series(axis: Axis, points: Sequence[Point]) -> dict[Measure, dict[str, list[Point]]]:
+    """The lines of each measure that has some, by label."""
+    series = {}
+    for measure in MEASURES:
+        lines = _lines(axis, [point for point in points if point.measure == measure])
+        if lines:
+            labels = short_labels([_description(axis, values[0]) for values in lines], always=2)
+            series[measure] = dict(zip(labels, lines, strict=True))
+    return series
+
+
+def _lines(axis: Axis, points: Sequence[Point]) -> list[list[Point]]:
+    """Points of one measure that differ in nothing but the axis and the cost, where there are several places on it."""
     lines: dict[tuple, list[Point]] = {}
     for point in points:
         if axis.field in point.measure.fields:
-            fixed = [
-                getattr(point, each.field) for each in AXES if each is not axis and each.field in point.measure.fields
-            ]
-            lines.setdefault((point.measure, point.method, point.backbone, *fixed, *point.others), []).append(point)
+            fixed = [getattr(point, name) for name in point.measure.fields if name != axis.field]
+            lines.setdefault((point.method, point.backbone, *fixed, *point.others), []).append(point)
     return [line for line in lines.values() if len({getattr(point, axis.field) for point in line}) > 1]
 
 

@@ -7,15 +7,19 @@ from collections.abc import Sequence
 from matplotlib.ticker import MaxNLocator
 
 from mixfast.report.inputs import Inputs
-from mixfast.report.plot import Plot, Table, digits, handles_of, legend_below, new_figure, styles
+from mixfast.report.plot import Plot, Table, digits, handles_of, legend_below, new_figure, numbered, styles
 from mixfast.report.runs import Group, Run
 
 HEADINGS = ("run", "epochs", "last loss", "best top-1 %", "at epoch", "on")
 
 
 def draw_training_curves(inputs: Inputs) -> list[Plot]:
-    """Needs runs with metrics by epoch."""
-    groups = [group for group in inputs.groups if any(run.metrics for run in group.runs)]
+    """Needs runs with metrics by epoch; two plots a data set."""
+    return numbered(plot for data, groups in inputs.groups.items() for plot in _plots(data, groups))
+
+
+def _plots(data: str, groups: Sequence[Group]) -> list[Plot]:
+    groups = [group for group in groups if any(run.metrics for run in group.runs)]
     if not groups:
         return []
     table = Table(HEADINGS, tuple(_row(run) for group in groups for run in group.runs if run.metrics))
@@ -23,11 +27,11 @@ def draw_training_curves(inputs: Inputs) -> list[Plot]:
     splits = dict.fromkeys(run.metrics[-1]["split"] for group in groups for run in group.runs if run.metrics)
     return [
         _curve(
-            groups, "loss", 1.0, "training loss (nats, summed over heads)", "curves-loss", "Training loss",
+            groups, "loss", 1.0, "training loss (nats, summed over heads)", "curves-loss", f"Training loss, {data}",
             f"{lines} Losses of methods with other numbers of heads or mixed labels are not to be compared.", table,
         ),
         _curve(
-            groups, "top1", 100.0, f"top-1 accuracy on {', '.join(splits)} (%)", "curves-accuracy", "Accuracy by epoch",
+            groups, "top1", 100.0, f"top-1 accuracy on {', '.join(splits)} (%)", "curves-accuracy", f"Accuracy by epoch, {data}",
             f"{lines} Accuracy of the ensemble on the split that is evaluated while training.", table,
         ),
     ]  # fmt: skip

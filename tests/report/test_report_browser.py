@@ -48,9 +48,9 @@ def test_the_page_fits_and_says_nothing_to_the_console(browser, page, width):
     seen = browser.evaluate(LOOK)
     assert browser.complaints == []
     assert seen["window"] == width and seen["page"] <= width and seen["out"] == []
-    assert len(seen["boxes"]) == 11
+    assert len(seen["boxes"]) == 12
     for natural, shown, height, visible in seen["boxes"]:
-        assert natural > 0 and visible and 0.85 * min(width, 700) <= shown <= width and height > 100
+        assert natural > 0 and visible and 0.9 * min(width, 600) <= shown <= width and height > 100
     assert all(url.startswith(("file:", "data:")) for url in browser.requests)
 
 

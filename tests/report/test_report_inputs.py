@@ -15,7 +15,6 @@ from mixfast.flops.costing import Costed
 from mixfast.report import read_inputs
 from mixfast.report.names import distinct_names, short_labels
 
-
 MIMO = ("method.name=mimo", "method.alpha=null", "method.probability=0.5")
 
 
@@ -35,7 +34,7 @@ def test_runs_that_differ_in_their_seed_are_one_group(tmp_path):
     runs = [given.write_run(tmp_path / f"run{seed}", f"seed={seed}", "about.title=a") for seed in (0, 1)]
     plain = given.write_run(tmp_path / "plain", *MIMO, "data.dir=/elsewhere")
     longer = given.write_run(tmp_path / "longer", "schedule.epochs=99")
-    groups = read(*runs, plain, longer).groups
+    groups = read(*runs, plain, longer).groups["digits"]
     assert [[run.name for run in group.runs] for group in groups] == [["run0", "run1"], ["plain"], ["longer"]]
     assert [group.label for group in groups] == ["cut-mixmo (run0 and 1 more)", "mimo", "cut-mixmo (longer)"]
     cost = groups[0].cost
@@ -44,10 +43,10 @@ def test_runs_that_differ_in_their_seed_are_one_group(tmp_path):
 
 def test_a_runs_classes_come_from_its_weights_where_its_data_are_elsewhere(tmp_path):
     run = given.write_run(tmp_path / "run", "data.name=folder:gone", "data.image_size=32")
-    (group,) = read(run).groups
+    (group,) = read(run).groups["folder:gone"]
     assert "gone" in group.cost  # why it cannot be counted
     save_file({"heads.weight": torch.zeros(2, 7, 64)}, run / "best.safetensors")
-    (group,) = read(run).groups
+    (group,) = read(run).groups["folder:gone"]
     assert group.cost.setup.shape.num_classes == 7
 
 
@@ -69,7 +68,7 @@ def test_steps_and_inference(tmp_path):
     ]  # fmt: skip
     first = timings[0]
     assert (first.device, first.precision, first.images) == (
-        "Some Processor, 2 threads", "float32", "32 x 32 pixels, 100 classes"
+        "Some, 2 threads", "float32", "32 x 32 pixels, 100 classes"
     )  # fmt: skip
     assert [(each.method, each.way) for each in first.contenders] == [
         ("single", "eager"), ("cut-mixmo", "eager"), ("straightforward", "")

@@ -44,14 +44,14 @@ def test_the_page_needs_nothing_beside_itself(paths, tmp_path, capsys):
     out = tmp_path / "new" / "out"
     assert main(["report", *paths, "-o", str(out)]) == 0
     printed = capsys.readouterr().out
-    assert "10 plots" in printed and "without" not in printed
+    assert "11 plots" in printed and "without" not in printed
     text = (out / "index.html").read_text()
     page = References()
     page.feed(text)
     pictures = [reference for reference in page.found if reference.startswith("data:image/svg+xml;base64,")]
     links = {reference for reference in page.found if not reference.startswith("data:")}
     names = {path.name for path in out.iterdir()}
-    assert len(pictures) == 10 and links == names - {"index.html"} and len(names) == 11
+    assert len(pictures) == 11 and links == names - {"index.html"} and len(names) == 12
     assert "http" not in text.lower() and "@import" not in text and "url(" not in text
     for picture in pictures:
         svg = base64.b64decode(picture.partition(",")[2]).decode()
@@ -66,9 +66,9 @@ def test_every_plot_is_a_picture_of_its_own(paths, tmp_path):
     out = tmp_path / "out"
     assert main(["report", *paths, "-o", str(out)]) == 0
     pictures = {path.name: Image.open(path) for path in out.glob("*.png")}
-    assert len(pictures) == 10
+    assert len(pictures) == 11
     for name, picture in pictures.items():
-        assert picture.width >= 1200 and picture.height >= 500, name
+        assert picture.width >= 1080 and picture.height >= 350, name
         colours = picture.convert("RGB").getcolors(1 << 24)
         assert len(colours) > 20 and max(count for count, _ in colours) < 0.98 * picture.width * picture.height, name
 
@@ -76,10 +76,18 @@ def test_every_plot_is_a_picture_of_its_own(paths, tmp_path):
 def test_a_report_says_what_is_missing(tmp_path, capsys):
     file = given.write(tmp_path / "k.json", given.kernels(work=False))
     assert main(["report", str(file), "-o", str(tmp_path / "out")]) == 0
-    assert "without accuracy against cost, which needs run directories" in " ".join(capsys.readouterr().out.split())
+    assert "without: Accuracy against cost, which needs run directories" in " ".join(capsys.readouterr().out.split())
     text = (tmp_path / "out" / "index.html").read_text()
     assert "Not in this report" in text and text.count("<li>") == 7
     assert "<code>mixfast bench step --json FILE</code>" in text
+
+
+def test_a_run_that_cannot_be_counted_is_named_with_the_reason(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
+    run = given.write_run(tmp_path / "run", "data.name=folder:gone", "data.image_size=32")
+    assert main(["report", str(run), "-o", str(tmp_path / "out")]) == 0
+    printed, text = capsys.readouterr().out, (tmp_path / "out" / "index.html").read_text()
+    assert "not counted: folder:gone: cut-mixmo: " in printed and "gone" in text.partition("cannot be counted here")[2]
 
 
 def test_a_second_report_replaces_the_first_and_nothing_else(paths, tmp_path):
@@ -90,14 +98,14 @@ def test_a_second_report_replaces_the_first_and_nothing_else(paths, tmp_path):
     assert main(["report", paths[0], "-o", str(out)]) == 0
     assert {path.name for path in out.iterdir()} == {
         "index.html",
-        "overheads.png",
+        "overheads-training-step.png",
         "flops-time.png",
         "notes.txt",
         "mine.png",
     }
 
 
-@pytest.mark.parametrize("name", ["index.html", "overheads.png"])
+@pytest.mark.parametrize("name", ["index.html", "overheads-training-step.png"])
 def test_what_another_program_wrote_is_not_replaced(paths, tmp_path, capsys, monkeypatch, name):
     monkeypatch.setenv("COLUMNS", "1000")
     out = tmp_path / "out"
