@@ -23,7 +23,7 @@ from mixfast.report.plot import (
 )
 from mixfast.report.runs import Group
 
-HEADINGS = ("run", "of", "top-1 %", "NLL", "ECE %", "parameters", "multiply-adds, M")
+HEADINGS = ("run", "of", "top-1 %", "NLL", "ECE %", "parameters", "multiply-adds, 10⁶")
 
 
 def draw_accuracy_cost(inputs: Inputs) -> list[Plot]:
@@ -36,7 +36,7 @@ def _plot(data: str, groups: Sequence[Group]) -> Plot | None:
     if not counted:
         return None
     products = {group.label: group.cost.members * group.cost.cost.inference.total for group in counted}
-    factor, prefix = scale_of(products.values())
+    factor, power = scale_of(products.values())
     figure, (axes,) = new_figure(3.8)
     for group, style in zip(counted, styles(products).values(), strict=True):
         accuracies = [100 * run.summary["top1"] for run in group.runs]
@@ -58,7 +58,7 @@ def _plot(data: str, groups: Sequence[Group]) -> Plot | None:
         log_scale(axes, "x")
     else:
         _widen(axes)
-    axes.set(xlabel=f"multiply-adds of an image's predictions ({prefix})", ylabel="top-1 accuracy on test (%)")
+    axes.set(xlabel=f"multiply-adds of an image's predictions ({power})", ylabel="top-1 accuracy on test (%)")
     legend_below(figure, handles_of([axes]))
     caption = (
         "Each mark is a run, a dash the mean of runs that differ in their seed. Cost is counted as mixfast flops does: products "

@@ -27,8 +27,8 @@ figcaption { font-size: 0.9rem; color: #333; margin-top: 0.5rem; }
 .numbers { overflow: auto; max-height: 40rem; margin-top: 1rem; }
 table { border-collapse: collapse; font: 0.8rem/1.4 system-ui, sans-serif; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.2rem 0.6rem; text-align: right; border-bottom: 1px solid #e4e4e4; white-space: nowrap; }
-.text { text-align: left; white-space: normal; }
-th:first-child, td:first-child { min-width: 8rem; padding-left: 0; }
+.text { text-align: left; }
+th:first-child, td:first-child { min-width: 9rem; padding-left: 0; white-space: normal; }
 th { position: sticky; top: 0; background: #fff; vertical-align: bottom; }
 code { font-size: 0.85em; }
 @media (min-width: 75rem) {

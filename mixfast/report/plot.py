@@ -158,12 +158,12 @@ def ticks_at(axes: Axes, which: str, values: Sequence[float]) -> None:
 
 
 def scale_of(values: Iterable[float]) -> tuple[float, str]:
-    """What to divide these by so that the largest has one to three digits before its point, and the prefix of the unit."""
+    """What to divide these by so that the largest has one to three digits before its point, and how that is written."""
     largest = max(values)
-    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+    for factor, power in ((1e12, "10¹²"), (1e9, "10⁹"), (1e6, "10⁶"), (1e3, "10³")):
         if largest >= factor:
-            return factor, prefix
-    return 1.0, ""
+            return factor, power
+    return 1.0, "1"
 
 
 def digits(value: float) -> str:

@@ -64,8 +64,8 @@ AXES = (
     Axis("width", "Scaling with the width", "width (× the standard one; of transformers: values a token)"),
     Axis("batch_size", "Scaling with the batch", "batch size"),
 )
-INFERENCE = Measure("inference\n(M multiply-adds an image)", ("num_inputs", "width"))
-STEP = Measure("training step\n(M multiply-adds a sample)", ("num_inputs", "width"))
+INFERENCE = Measure("inference\n(10⁶ multiply-adds)", ("num_inputs", "width"))
+STEP = Measure("training step\n(10⁶ multiply-adds)", ("num_inputs", "width"))
 KEPT = Measure("activations kept\n(MiB a batch)", ("num_inputs", "width", "batch_size"))
 STEP_TIME = Measure("training step\n(ms)", ("width", "batch_size"))
 PASS_TIME = Measure("inference pass\n(ms)", ("width", "batch_size"))
@@ -100,12 +100,12 @@ def _plot(axis: Axis, points: Sequence[Point]) -> Plot | None:
     panels[-1].set_xlabel(axis.label)
     legend_below(figure, handles_of(panels))
     caption = (
-        "A line joins costs that differ in nothing else. Multiply-adds and activations are counted; times, where there are "
-        "any, are medians of what was measured."
+        "A line joins costs that differ in nothing else. Multiply-adds (of an image's predictions; of a training step for one "
+        "sample) and activations are counted; times, where there are any, are medians of what was measured."
     )
     name = f"scaling-{axis.field.replace('_', '-')}"
     return Plot(
-        name, axis.title, caption, figure, Table(("of", "cost", axis.label.partition(" (")[0], ""), tuple(rows))
+        name, axis.title, caption, figure, Table(("of", "cost", axis.label.partition(" (")[0], "value"), tuple(rows))
     )
 
 

@@ -68,7 +68,7 @@ def test_every_plot_is_a_picture_of_its_own(paths, tmp_path):
     pictures = {path.name: Image.open(path) for path in out.glob("*.png")}
     assert len(pictures) == 11
     for name, picture in pictures.items():
-        assert picture.width >= 1080 and picture.height >= 350, name
+        assert picture.width >= 1080 and picture.height >= 300, name
         colours = picture.convert("RGB").getcolors(1 << 24)
         assert len(colours) > 20 and max(count for count, _ in colours) < 0.98 * picture.width * picture.height, name
 
