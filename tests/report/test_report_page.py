@@ -22,6 +22,12 @@ def paths(tmp_path):
     return [str(path) for path in (*files, given.write_run(tmp_path / "a <run> & more"))]
 
 
+@pytest.fixture
+def one(tmp_path):
+    """A record that gives two plots."""
+    return str(given.write(tmp_path / "one.json", given.step()))
+
+
 class References(HTMLParser):
     """Everything that the page would load or lead to, and what its tables say."""
 
@@ -90,12 +96,13 @@ def test_a_run_that_cannot_be_counted_is_named_with_the_reason(tmp_path, capsys,
     assert "not counted: folder:gone: cut-mixmo: " in printed and "gone" in text.partition("cannot be counted here")[2]
 
 
-def test_a_second_report_replaces_the_first_and_nothing_else(paths, tmp_path):
-    out = tmp_path / "out"
-    assert main(["report", *paths, "-o", str(out)]) == 0
+def test_a_second_report_replaces_the_first_and_nothing_else(one, tmp_path):
+    out, more = tmp_path / "out", given.write(tmp_path / "more.json", given.kernels())
+    assert main(["report", one, str(more), "-o", str(out)]) == 0
+    assert (out / "roofline.png").exists()
     (out / "notes.txt").write_text("mine")
     Image.new("RGB", (8, 8)).save(out / "mine.png")
-    assert main(["report", paths[0], "-o", str(out)]) == 0
+    assert main(["report", one, "-o", str(out)]) == 0
     assert {path.name for path in out.iterdir()} == {
         "index.html",
         "overheads-training-step.png",
@@ -106,29 +113,29 @@ def test_a_second_report_replaces_the_first_and_nothing_else(paths, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["index.html", "overheads-training-step.png"])
-def test_what_another_program_wrote_is_not_replaced(paths, tmp_path, capsys, monkeypatch, name):
+def test_what_another_program_wrote_is_not_replaced(one, tmp_path, capsys, monkeypatch, name):
     monkeypatch.setenv("COLUMNS", "1000")
     out = tmp_path / "out"
     out.mkdir()
     (out / name).write_text("mine")
-    assert main(["report", *paths, "-o", str(out)]) == 2
+    assert main(["report", one, "-o", str(out)]) == 2
     assert f"--out {out} holds a {name} that mixfast report did not write" in capsys.readouterr().err
     assert [path.name for path in out.iterdir()] == [name] and (out / name).read_text() == "mine"
 
 
-def test_a_folder_that_cannot_be_made_is_named(paths, tmp_path, capsys, monkeypatch):
+def test_a_folder_that_cannot_be_made_is_named(one, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "1000")
     (tmp_path / "file").write_text("")
-    assert main(["report", *paths, "-o", str(tmp_path / "file" / "out")]) == 2
+    assert main(["report", one, "-o", str(tmp_path / "file" / "out")]) == 2
     assert f"--out {tmp_path / 'file' / 'out'} cannot be written" in capsys.readouterr().err
-    assert main(["report", *paths, "-o", str(tmp_path / "file")]) == 2
+    assert main(["report", one, "-o", str(tmp_path / "file")]) == 2
 
 
-def test_an_interrupted_report_leaves_whole_files(paths, tmp_path, monkeypatch):
+def test_an_interrupted_report_leaves_whole_files(one, tmp_path, monkeypatch):
     out = tmp_path / "out"
-    assert main(["report", *paths, "-o", str(out)]) == 0
+    assert main(["report", one, "-o", str(out)]) == 0
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     monkeypatch.setattr("mixfast.report.writing.page", lambda *_: (_ for _ in ()).throw(OSError("no space")))
-    assert main(["report", *paths, "-o", str(out)]) == 2
+    assert main(["report", one, "-o", str(out)]) == 2
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before  # a plot is the same bytes each time
     assert all(Image.open(io.BytesIO(content)).size for name, content in before.items() if name.endswith(".png"))
