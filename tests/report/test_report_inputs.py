@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from mixfast.cli import main
 from mixfast.flops.costing import Costed
-from mixfast.report import read_inputs
+from mixfast.report import draw, read_inputs
 from mixfast.report.names import distinct_names, short_labels
 
 MIMO = ("method.name=mimo", "method.alpha=null", "method.probability=0.5")
@@ -48,6 +48,17 @@ def test_a_runs_classes_come_from_its_weights_where_its_data_are_elsewhere(tmp_p
     save_file({"heads.weight": torch.zeros(2, 7, 64)}, run / "best.safetensors")
     (group,) = read(run).groups["folder:gone"]
     assert group.cost.setup.shape.num_classes == 7
+
+
+def test_a_deep_ensemble_costs_its_members_and_has_no_curves_of_its_own(tmp_path):
+    run = given.write_run(tmp_path / "run", "ensemble.members=3")
+    (run / "metrics.jsonl").unlink()
+    (run / "member-0").mkdir()
+    save_file({"heads.weight": torch.zeros(2, 10, 64)}, run / "member-0" / "best.safetensors")
+    inputs = read(run)
+    assert inputs.runs[0].num_classes == 10 and inputs.runs[0].metrics == []
+    assert inputs.counted[0].members == 3 and inputs.counted[0].step % 3 == 0
+    assert {plot.name for plot in draw(inputs).plots} == {"accuracy-cost", "calibration"}
 
 
 def test_the_same_path_twice_counts_once(tmp_path, monkeypatch):

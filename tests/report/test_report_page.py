@@ -58,7 +58,8 @@ def test_the_page_needs_nothing_beside_itself(paths, tmp_path, capsys):
     links = {reference for reference in page.found if not reference.startswith("data:")}
     names = {path.name for path in out.iterdir()}
     assert len(pictures) == 11 and links == names - {"index.html"} and len(names) == 12
-    assert "http" not in text.lower() and "@import" not in text and "url(" not in text
+    written = re.sub(r"base64,[\w+/=]+", "", text)
+    assert "http" not in written.lower() and "@import" not in written and "url(" not in written
     for picture in pictures:
         svg = base64.b64decode(picture.partition(",")[2]).decode()
         # Names of XML's dialects and of licences are no addresses to load from.
