@@ -60,7 +60,8 @@ def _plot(data: str, groups: Sequence[Group]) -> Plot | None:
         edges = [100 * entry.lower for entry in each.bins] + [100 * each.bins[-1].upper]
         shares = [100 * entry.count / each.count for entry in each.bins]
         histogram.stairs(shares, edges, color=style.color, linewidth=1.4)
-    reliability.set(xlim=(0, 100), ylim=(0, 100), ylabel="accuracy in the bin (%)")
+    # Room for the marks of those who are always sure and right.
+    reliability.set(xlim=(0, 103), ylim=(0, 105), ylabel="accuracy in the bin (%)")
     histogram.set(xlabel="confidence (%)", ylabel="predictions (%)", ylim=(0, None))
     legend_below(figure, handles_of([reliability]))
     caption = (
