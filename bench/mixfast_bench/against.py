@@ -8,7 +8,6 @@ of them say so, for else it was an opponent that did.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-# Of the records that this mixfast writes and reads.
-RECORD_VERSION = 1
+from mixfast.records import BENCH, read_record
+
 # The smallest share by which a median must differ. Operators take microseconds, and where their memory lies matters.
 LEAST, LEAST_OF_OPERATORS = 0.03, 0.06
 # Settings that change how well something is known, not what is measured.
@@ -56,16 +55,9 @@ def load_record(path: Path, what: str, settings: dict[str, Any]) -> dict[str, An
     """
     if not path.is_file():
         raise ValueError(f"--against is {path}, expected a record that mixfast bench wrote (--json)")
-    try:
-        record = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"--against {path} is no JSON: {error}") from error
-    if not isinstance(record, dict) or not {"bench", "settings"} <= record.keys():
-        raise ValueError(f"--against {path} is no record of mixfast bench: it has no bench and settings")
-    if record.get("version") != RECORD_VERSION:
-        raise ValueError(
-            f"--against {path} is a record of version {record.get('version', 0)}, expected {RECORD_VERSION}: measure it again"
-        )
+    kind, record = read_record(path, f"--against {path}")
+    if kind != BENCH:
+        raise ValueError(f"--against {path} is a record of {kind}, expected one of {BENCH}")
     if record["bench"] != what:
         raise ValueError(f"--against {path} is a record of bench {record['bench']}, expected one of bench {what}")
     names = {*settings, *record["settings"]}.difference(FREE_SETTINGS)

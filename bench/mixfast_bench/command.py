@@ -19,9 +19,10 @@ from mixfast.data import Images, SourceOptions, open_images
 from mixfast.data.decode import usable_cores
 from mixfast.data.sources.dali_presence import require_dali
 from mixfast.files import write_text
+from mixfast.records import BENCH_VERSION
 from mixfast.training.session import resolve_device
 from mixfast_bench import machine
-from mixfast_bench.against import RECORD_VERSION, load_record, report
+from mixfast_bench.against import load_record, report
 from mixfast_bench.cases import Batches, Rounds, Setting, at_least, synthetic_images
 from mixfast_bench.kernel_cases import KERNEL_CASES
 from mixfast_bench.kernel_problems import KernelCase
@@ -69,7 +70,7 @@ def run_bench(args: argparse.Namespace, console: Console, parts: Sequence[argpar
     else:
         run, prepare = _bench_of(args.what)
         work = prepare(args, device)
-    settings = {name: value for name, value in vars(args).items() if name not in NOT_SETTINGS}
+    settings = _settings(args)
     record_file = None if args.json is None else _writable("--json", args.json)
     earlier_file = None if args.against is None else Path(args.against).expanduser()
     earlier = None if earlier_file is None else load_record(earlier_file, args.what, settings)
@@ -77,7 +78,7 @@ def run_bench(args: argparse.Namespace, console: Console, parts: Sequence[argpar
     _announce(described, console)
     results = run(args, *work, device, console)
     record = {
-        "version": RECORD_VERSION,
+        "version": BENCH_VERSION,
         "bench": args.what,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": described,
@@ -91,6 +92,10 @@ def run_bench(args: argparse.Namespace, console: Console, parts: Sequence[argpar
         return 0
     # As it would be read from a file.
     return int(report(earlier, json.loads(json.dumps(record)), earlier_file, console))
+
+
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    return {name: value for name, value in vars(args).items() if name not in NOT_SETTINGS}
 
 
 def default_runs(what: str, device: torch.device) -> int:
@@ -184,7 +189,7 @@ def _bench_all(
     device: torch.device,
     console: Console,
 ) -> dict[str, Any]:
-    return {own.what: run(own, *work, device, console) for own, run, work in parts}
+    return {own.what: {"settings": _settings(own), **run(own, *work, device, console)} for own, run, work in parts}
 
 
 def _bench_data(
@@ -276,7 +281,8 @@ def _bench_kernels(
     launched = {each.case.title: each.launched for each in measured if each.launched}
     for title, names in launched.items():
         console.print(f"{title}: launched by the host in every run: {'; '.join(names)}", highlight=False)
-    return {"seconds": seconds, "launched_by_the_host": launched, "summary": asdict(summary)}
+    work = {each.case.title: each.work() for each in measured}
+    return {"work": work, "seconds": seconds, "launched_by_the_host": launched, "summary": asdict(summary)}
 
 
 def _device(name: str) -> torch.device:

@@ -76,11 +76,20 @@ class KernelMeasurement:
     def directions(self) -> tuple[str, ...]:
         return tuple(each for each in (FORWARD, BOTH) if (MIXFAST, each) in self.timings)
 
+    def work(self) -> dict[str, dict[str, int]]:
+        """By direction, what cannot be avoided: bytes read or written, and FLOPs of matrix products."""
+        counts = zip((FORWARD, BOTH), self.problem.bytes, self.problem.flops, strict=True)
+        return {
+            direction: {"bytes": moved, "flops": flops}
+            for direction, moved, flops in counts
+            if direction in self.directions()
+        }
+
     def floor(self, direction: str) -> list[float]:
         """Seconds it takes at the measured copy rate or matrix rate, whichever is more; a number a round."""
-        which = 0 if direction == FORWARD else 1
-        share = self.problem.bytes[which] / self.problem.bytes[0]
-        arithmetic = self.problem.flops[which] / self.product_flops * self.product_seconds
+        work = self.work()[direction]
+        share = work["bytes"] / self.problem.bytes[0]
+        arithmetic = work["flops"] / self.product_flops * self.product_seconds
         return [max(share * copy, arithmetic) for copy in self.copy]
 
 

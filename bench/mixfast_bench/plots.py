@@ -8,10 +8,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 
+from mixfast.palette import COLOURS
 from mixfast_bench.summary import KernelSummary, whole_passes
 
-# Distinguishable with any colour vision (Okabe and Ito).
-EAGER_COLOUR, COMPILED_COLOUR = "#E69F00", "#0072B2"
+COMPILED_COLOUR, EAGER_COLOUR = COLOURS[:2]
 
 
 def plot_kernels(summary: KernelSummary, title: str, path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from types import ModuleType
 
-from mixfast.commands import bench, data, doctor, evaluate, flops, recipes, train
+from mixfast.commands import bench, data, doctor, evaluate, flops, recipes, report, train
 
 COMMANDS: dict[str, ModuleType] = {
     "train": train,
@@ -11,5 +11,6 @@ COMMANDS: dict[str, ModuleType] = {
     "data": data,
     "flops": flops,
     "bench": bench,
+    "report": report,
     "doctor": doctor,
 }

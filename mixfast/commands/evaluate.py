@@ -50,7 +50,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 def _tables(result: Assessment) -> list[Table]:
     title = f"{result.data}, {result.split} split, {result.samples:,} images, averaging {result.average}"
-    tables = [_table(title, result.metrics)]
+    # The bins behind ECE are for plots: the record has them.
+    tables = [_table(title, {name: value for name, value in result.metrics.items() if name != "calibration"})]
     tables += [_table(f"analysis of {run}", figures) for run, figures in result.analysis.items()]
     return tables
 

@@ -16,6 +16,7 @@ from mixfast.evaluation.analysis import (
 from mixfast.evaluation.calibration import (
     NUM_BINS,
     ReliabilityBin,
+    calibration_error,
     expected_calibration_error,
     reliability_table,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "active_filters",
     "agreement",
     "calibrated_nll",
+    "calibration_error",
     "classifier_feature_norms",
     "classifier_sharing_rate",
     "combine",

@@ -5,6 +5,7 @@ Dimensions: N samples, K classes. Source: METHODS 5, thesis A.1.3.2 (ECE, 15 bin
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -62,10 +63,14 @@ def reliability_table(scores_NK: Tensor, labels_N: Tensor, bins: int = NUM_BINS)
 
 
 def expected_calibration_error(scores_NK: Tensor, labels_N: Tensor, bins: int = NUM_BINS) -> float:
+    """ECE of predictions, see `calibration_error`; arguments as of `reliability_table`."""
+    return calibration_error(reliability_table(scores_NK, labels_N, bins))
+
+
+def calibration_error(table: Sequence[ReliabilityBin]) -> float:
     """ECE: the mean over bins of |accuracy - confidence|, weighted by the bins' share of the samples; in 0..1."""
-    table = reliability_table(scores_NK, labels_N, bins)
     weighted_gap = 0.0
     for entry in table:
         if entry.accuracy is not None and entry.confidence is not None:
             weighted_gap += entry.count * abs(entry.accuracy - entry.confidence)
-    return weighted_gap / len(labels_N)
+    return weighted_gap / sum(entry.count for entry in table)

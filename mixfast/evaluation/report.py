@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from mixfast.evaluation.accuracy import combine, member_accuracies, top_k_accuracy
-from mixfast.evaluation.calibration import expected_calibration_error
+from mixfast.evaluation.calibration import ReliabilityBin, calibration_error, reliability_table
 from mixfast.evaluation.checks import check_labels, check_logits
 from mixfast.evaluation.diversity import agreement, ratio_error
 from mixfast.evaluation.likelihood import calibrated_nll, negative_log_likelihood
@@ -24,6 +25,7 @@ class Metrics:
     agreement:      None with one member
     members:        each member's own top-1
     temperature:    fitted on the first and on the second half of the split behind NLLc; None with a single sample
+    calibration:    the bins that ece is the sum over
     """
 
     top1: float
@@ -35,10 +37,12 @@ class Metrics:
     agreement: float | None
     members: tuple[float, ...]
     temperature: tuple[float, float] | None
+    calibration: tuple[ReliabilityBin, ...]
 
-    def to_dict(self) -> dict[str, float | list[float] | None]:
-        """The fields by name, as numbers, lists and None only: strict JSON, since no field is ever NaN or infinite."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name, as numbers, lists, dictionaries (of bins) and None: strict JSON, since none is NaN or infinite."""
+        figures = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+        return {**figures, "calibration": [entry.to_dict() for entry in self.calibration]}
 
 
 def evaluate_logits(logits_NMK: Tensor, labels_N: Tensor, average: str = "logits") -> Metrics:
@@ -52,14 +56,16 @@ def evaluate_logits(logits_NMK: Tensor, labels_N: Tensor, average: str = "logits
     labels_N = check_labels(labels_N, logits_NMK.shape[0], logits_NMK.shape[2])
     scores_NK = combine(logits_NMK, average)
     calibrated = calibrated_nll(scores_NK, labels_N)
+    bins = reliability_table(scores_NK, labels_N)
     return Metrics(
         top1=top_k_accuracy(scores_NK, labels_N, 1),
         top5=top_k_accuracy(scores_NK, labels_N, 5),
         nll=negative_log_likelihood(scores_NK, labels_N),
         nll_calibrated=calibrated.nll if calibrated else None,
-        ece=expected_calibration_error(scores_NK, labels_N),
+        ece=calibration_error(bins),
         diversity=ratio_error(logits_NMK, labels_N),
         agreement=agreement(logits_NMK),
         members=tuple(member_accuracies(logits_NMK, labels_N)),
         temperature=calibrated.temperatures if calibrated else None,
+        calibration=tuple(bins),
     )

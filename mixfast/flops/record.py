@@ -12,8 +12,8 @@ from mixfast.flops.costing import Costed
 from mixfast.flops.counting import Cost
 from mixfast.flops.prediction import Prediction
 from mixfast.flops.tables import ThesisTable
+from mixfast.records import FLOPS, FLOPS_VERSION
 
-VERSION = 1
 CONVENTION = (
     "A multiply-add is one term of a matrix product or convolution; torch's FLOPs are two. Sums, norms, activations, softmaxes, "
     "products of weights with weights, which are done once a batch, and the optimiser are left out.",
@@ -68,8 +68,8 @@ class Compared:
 def record_of(compared: Sequence[Compared], tables: Sequence[ThesisTable]) -> dict[str, Any]:
     """Everything that the command shows."""
     return {
-        "version": VERSION,
-        "kind": "mixfast flops",
+        "version": FLOPS_VERSION,
+        "kind": FLOPS,
         "torch": torch.__version__,
         "convention": list(CONVENTION),
         "recipes": [each.to_dict() for each in compared],

@@ -8,7 +8,7 @@ from mixfast.models.patches import default_patch_size, resize_patch_projection
 from mixfast.models.preact_resnet import PreActResNet18
 from mixfast.models.published import load_mixmo_state_dict, mixmo_state_dict
 from mixfast.models.published_vit import load_timm_state_dict, timm_state_dict
-from mixfast.models.registry import backbone_names, build_backbone, is_transformer
+from mixfast.models.registry import backbone_names, build_backbone, is_transformer, split_width
 from mixfast.models.resnet import ResNet18
 from mixfast.models.stem import Stem
 from mixfast.models.token_core import TokenCore
@@ -30,5 +30,6 @@ __all__ = [
     "load_timm_state_dict",
     "mixmo_state_dict",
     "resize_patch_projection",
+    "split_width",
     "timm_state_dict",
 ]

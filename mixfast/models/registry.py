@@ -41,6 +41,11 @@ class Family:
         match = re.fullmatch(re.sub(r"\{\w+\}", "([1-9][0-9]*)", self.pattern), name)
         return None if match is None else [int(number) for number in match.groups()]
 
+    def open_width(self, numbers: Iterable[int]) -> tuple[str, int]:
+        """The family's name with these numbers but for the width, and the width."""
+        by_field = dict(zip(re.findall(r"\{(\w+)\}", self.pattern), numbers, strict=True))
+        return self.pattern.format(**{**by_field, "width": "WIDTH"}), by_field["width"]
+
     def valid_names(self, typed: Iterable[int]) -> set[str]:
         """Some names of this family, with the `typed` numbers as widths too."""
         widths = {*self.widths, *(number for number in typed if number % self.width_unit == 0)}
@@ -102,6 +107,19 @@ def is_transformer(name: str) -> bool:
     except ValueError as error:
         raise ValueError(f"backbone {name!r}: {error}") from error
     return family.tokens
+
+
+def split_width(name: str) -> tuple[str, int]:
+    """What a backbone is but for its width, and that width: `wrn28-WIDTH` and 10; `cait of 24 blocks` and 288.
+
+    The width of a convolutional network is a multiple of the standard one, that of a transformer the values of a token.
+    Raises ValueError for a name that `build_backbone` does not take.
+    """
+    family, numbers = _family_of(name)
+    if not family.tokens:
+        return family.open_width(numbers)
+    architecture = family.build(*numbers)
+    return f"{re.match('[a-z]+', name)[0]} of {architecture.depth} blocks", architecture.width
 
 
 def _family_of(name: str) -> tuple[Family, list[int]]:

@@ -16,12 +16,14 @@ def summary_of(
 ) -> dict[str, Any]:
     """The keys of ``summary.json``: accuracies, ECE and the like as fractions, on the test split.
 
+    ``calibration`` holds the bins behind ``ece``.
     ``images_per_second`` counts training samples (rows of a batch); ``seconds`` is the wall-clock of training and its
     evaluations; a deep ensemble adds up its members' parameters, epochs and seconds.
     """
     values = metrics.to_dict()
     figures = {key: values[key] for key in ("top1", "top5", "nll", "nll_calibrated", "ece", "diversity", "members")}
-    return {**figures, "params": params, "images_per_second": images_per_second, "epochs": epochs, "seconds": seconds}
+    costs = {"params": params, "images_per_second": images_per_second, "epochs": epochs, "seconds": seconds}
+    return {**figures, **costs, "calibration": values["calibration"]}
 
 
 def summary_table(config: Config, summary: dict[str, Any], compared: dict[str, dict[str, Any]], split: str) -> Table:

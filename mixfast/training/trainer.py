@@ -289,6 +289,7 @@ class Trainer:
 
     def _evaluation_record(self, logits: Tensor) -> dict[str, Any]:
         metrics = evaluate_logits(logits, self.held_out.labels, self.config.evaluation.average).to_dict()
+        del metrics["calibration"]  # longer than the rest of the line; the summary has the final one
         return {"split": self.held_out.split, **metrics}
 
     def images_per_second(self) -> float:

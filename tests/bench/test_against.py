@@ -7,10 +7,11 @@ import io
 import json
 
 import pytest
-from mixfast_bench.against import RECORD_VERSION, changes, load_record, ratios, report
+from mixfast_bench.against import changes, load_record, ratios, report
 from rich.console import Console
 
 from mixfast.cli import main
+from mixfast.records import BENCH_VERSION
 
 
 def ratio(median, width=0.01):
@@ -37,7 +38,7 @@ def kernels(*rows):
 
 
 def record(bench, results):
-    return {"version": RECORD_VERSION, "bench": bench, "settings": {}, "machine": {"device_name": "a card"}, **results}
+    return {"version": BENCH_VERSION, "bench": bench, "settings": {}, "machine": {"device_name": "a card"}, **results}
 
 
 BEFORE = kernels(row("augment", 3.0, 2.0, 0.5), row("unmix_pool", 4.0, 1.5, 0.7))
@@ -110,6 +111,7 @@ def test_what_is_said(tmp_path):
         (None, "expected a record that mixfast bench wrote"),
         ("{", "is no JSON"),
         ("[]", "is no record of mixfast bench"),
+        ('{"kind": "mixfast flops", "version": 1}', "is a record of mixfast flops, expected one of mixfast bench"),
         ('{"bench": "data", "settings": {}}', "version 0, expected 1: measure it again"),
         ('{"bench": "data", "settings": {}, "version": 2}', "version 2, expected 1"),
         ('{"bench": "data", "settings": {}, "version": 1}', "of bench data, expected one of bench kernels"),
@@ -140,7 +142,7 @@ def test_all_of_them_from_the_command_line(tmp_path, capsys, monkeypatch):
     assert main(["bench", "all", "--device", "cpu", "--rounds", "7", "--json", str(file)]) == 0
     assert ran == [(what, 7) for what in ("step", "inference", "data", "kernels")]
     written = json.loads(file.read_text())
-    assert written["bench"] == "all" and written["version"] == RECORD_VERSION and "kernels" in written
+    assert written["bench"] == "all" and written["version"] == BENCH_VERSION and "kernels" in written
     assert main(["bench", "all", "--device", "cpu", "--rounds", "7", "--against", str(file)]) == 0
     assert "nothing changed beyond noise" in capsys.readouterr().out
     assert main(["bench", "kernels", "--device", "cpu", "--against", str(file)]) != 0

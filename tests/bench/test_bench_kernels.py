@@ -148,6 +148,8 @@ def test_the_command_writes_record_and_plot(small, tmp_path, capsys, monkeypatch
     assert set(written["seconds"]["unmix_pool: tiny"]) == {
         "mixfast, forward", "mixfast, forward + backward", "eager, forward", "eager, forward + backward", "copy"
     }  # fmt: skip
+    (work,) = written["work"].values()
+    assert work["forward"] == {"bytes": 2 * 3 * 4 * 4, "flops": 0} and set(work) == {"forward", "forward + backward"}
     assert plot.exists() and "unmix_pool" in capsys.readouterr().out
 
 

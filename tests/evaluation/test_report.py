@@ -11,7 +11,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixfast.evaluation import Metrics, calibrated_nll, combine, evaluate_logits
+from mixfast.evaluation import (
+    Metrics,
+    calibrated_nll,
+    calibration_error,
+    combine,
+    evaluate_logits,
+    reliability_table,
+)
 
 from . import reference
 
@@ -20,9 +27,13 @@ ORDER_FREE = ("top1", "top5", "nll", "ece", "diversity", "agreement", "members")
 
 
 def assert_close(value: object, expected: object, name: str, rel: float) -> None:
-    """Like `==` with a tolerance, for the numbers, lists and None of `Metrics.to_dict`."""
+    """Like `==` with a tolerance, for the numbers, lists, bins and None of `Metrics.to_dict`."""
     if expected is None:
         assert value is None, name
+    elif name == "calibration":
+        for entry, expected_entry in zip(value, expected, strict=True):
+            for key in expected_entry:
+                assert_close(entry[key], expected_entry[key], key, rel)
     else:
         assert value == pytest.approx(expected, rel=rel), name
 
@@ -39,6 +50,8 @@ def test_every_field_equals_its_reference(average: str, members: int) -> None:
     assert metrics.top5 == reference.top_k(probabilities, labels, 5)
     assert metrics.nll == pytest.approx(reference.nll(probabilities, labels), rel=1e-12)
     assert metrics.ece == pytest.approx(reference.ece(probabilities, labels, 15), rel=1e-10)
+    assert metrics.calibration == tuple(reliability_table(combine(logits_NMK, average), labels_N))
+    assert metrics.ece == calibration_error(metrics.calibration)
     assert metrics.diversity == pytest.approx(reference.ratio_error(logits, labels), rel=1e-12)
     assert metrics.agreement == pytest.approx(reference.agreement(logits), rel=1e-12)
     assert metrics.members == tuple(reference.top_k(logits[:, i], labels, 1) for i in range(members))

@@ -22,6 +22,7 @@ from mixfast.training.trainer import DivergedError
 
 SUMMARY_KEYS = {
     "top1", "top5", "nll", "nll_calibrated", "ece", "diversity", "members", "params", "images_per_second", "epochs", "seconds",
+    "calibration",
 }  # fmt: skip
 
 
@@ -35,6 +36,14 @@ def test_a_run_directory_holds_what_it_promises(small_config, run_session, conso
     assert [record["epoch"] for record in records] == [1, 2, 3] and all(math.isfinite(r["loss"]) for r in records)
     summary = json.loads(run.summary_file.read_text())
     assert set(summary) == SUMMARY_KEYS
+    assert sum(entry["count"] for entry in summary["calibration"]) == 596  # the test images
+    gaps = [
+        entry["count"] * abs(entry["confidence"] - entry["accuracy"])
+        for entry in summary["calibration"]
+        if entry["count"]
+    ]
+    assert sum(gaps) / 596 == pytest.approx(summary["ece"])
+    assert "calibration" not in records[0]
     assert summary["top1"] > 0.5 and len(summary["members"]) == 2 and summary["epochs"] == 3
     assert Image.open(run.curves).size[0] > 600
     assert list(path.glob("events.out.*"))
