@@ -176,7 +176,9 @@ def _of_recipes(
     images = {shape: _images_like(shape, device) for shape in dict.fromkeys(shapes)}
     planned = [_Planned(entry, entry.config, images[shape]) for entry, shape in zip(entries, shapes, strict=True)]
     results = _measured(title, planned, comparisons, rounds, device, console)
-    return {"recipes": {name: config.model_dump(mode="json") for name, config in configs.items()}, **results}
+    of_recipe = {name: config.model_dump(mode="json") for name, config in configs.items()}
+    described = {name: described_images(images[shape_of(config)]) for name, config in here.items()}
+    return {"recipes": of_recipe, "images": described, **results}
 
 
 @dataclass(frozen=True)

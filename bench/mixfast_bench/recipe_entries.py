@@ -45,10 +45,10 @@ def recipe_entries(
     plain: dict[str, str] = {}  # its name, by what it is
     entries, comparisons = [], []
     for name, config in configs.items():
+        added = [(name, config)]
         single = _single_of(config)
         known = single.model_dump_json()
-        added = [(name, config)]
-        if known not in plain:
+        if config.method.num_inputs > 1 and known not in plain:
             plain[known] = f"single of {name}"
             added.insert(0, (plain[known], single))
         for way, compiled in zip(WAYS, (False, True), strict=True):

@@ -54,7 +54,7 @@ class Point:
     method: str
     backbone: str
     width: int
-    num_inputs: int | None
+    num_inputs: int
     batch_size: int
     others: tuple[str, ...]
 
@@ -67,8 +67,8 @@ AXES = (
 INFERENCE = Measure("inference\n(10⁶ multiply-adds)", ("num_inputs", "width"))
 STEP = Measure("training step\n(10⁶ multiply-adds)", ("num_inputs", "width"))
 KEPT = Measure("activations kept\n(MiB a batch)", ("num_inputs", "width", "batch_size"))
-STEP_TIME = Measure("training step\n(ms)", ("width", "batch_size"))
-PASS_TIME = Measure("inference pass\n(ms)", ("width", "batch_size"))
+STEP_TIME = Measure("training step\n(ms)", ("num_inputs", "width", "batch_size"))
+PASS_TIME = Measure("inference pass\n(ms)", ("num_inputs", "width", "batch_size"))
 MEASURES = (INFERENCE, STEP, KEPT, STEP_TIME, PASS_TIME)
 
 
@@ -176,5 +176,5 @@ def _points_of_timing(timing: Timing) -> Iterator[Point]:
     measure = STEP_TIME if timing.work == "training step" else PASS_TIME
     for contender in timing.contenders:
         others = (timing.images, "", contender.way, timing.precision, timing.device)
-        own = (contender.method, backbone, width, None, timing.batch_size, others)
+        own = (contender.method, backbone, width, contender.num_inputs, timing.batch_size, others)
         yield Point(measure, 1000 * contender.seconds[0], *own)

@@ -93,6 +93,27 @@ def test_steps_and_inference(tmp_path):
     assert timings[1].overheads[0].method == "mixvit-embedding" and timings[1].overheads[0].refusal == "too noisy"
 
 
+def test_recipes_that_were_timed_each_beside_its_backbone(tmp_path):
+    seconds = {"single of a, eager": 0.1, "a, eager": 0.11, "b, eager": 0.3}
+    configs = {
+        name: {
+            "model": {"name": backbone},
+            "method": {"name": method, "num_inputs": inputs},
+            "training": {"batch_size": 32, "amp": "bfloat16"},
+        }
+        for name, backbone, method, inputs in (("a", "wrn28-2", "cut-mixmo", 3), ("b", "wrn28-10", "single", 1))
+    }
+    images = {name: {"size": [32, 32], "classes": 100} for name in configs}
+    found = given.table(seconds, {"overhead of a, eager": given.ratio(1.1)})
+    record = given.bench("step", {"backbone": None, "batch_size": None}, recipes=configs, images=images, **found)
+    first, second = read(given.write(tmp_path / "a.json", record)).timings
+    assert (first.backbone, first.batch_size, first.precision) == ("wrn28-2", 32, "bfloat16")
+    assert [(each.method, each.num_inputs) for each in first.contenders] == [("single", 1), ("cut-mixmo", 3)]
+    assert [(each.method, each.way, each.median) for each in first.overheads] == [("cut-mixmo", "eager", 1.1)]
+    assert second.backbone == "wrn28-10" and not second.overheads
+    assert [each.method for each in second.contenders] == ["single"]
+
+
 def test_without_an_interval_the_quartiles_are_shown(tmp_path):
     record = given.step(overhead=given.ratio(1.0, "too few rounds", interval=False))
     (timing,) = read(given.write(tmp_path / "s.json", record)).timings

@@ -170,6 +170,14 @@ def test_scaling_joins_what_differs_in_one_thing_only(plots):
     assert len(shown["scaling-batch-size"].figure.axes[0].get_lines()) == 3
 
 
+def test_measured_steps_of_several_m_make_a_line(plots):
+    records = [given.step(), given.step()]
+    records[1]["settings"]["num_inputs"] = 3
+    shown, _ = plots(*records)
+    (panel,) = shown["scaling-num-inputs"].figure.axes
+    assert panel.get_ylabel().startswith("training step") and list(panel.get_lines()[0].get_xdata()) == [2, 3]
+
+
 def test_a_backbones_width():
     assert split_width("wrn28-10") == ("wrn28-WIDTH", 10) and split_width("preact-resnet18-3") == (
         "preact-resnet18-WIDTH",
