@@ -151,7 +151,7 @@ def test_what_is_reported(name):
         ("A.17", 70),
         ("A.18", 4),
         ("A.19", 8),
-        (None, 3),
+        (None, 4),
     ],
 )
 def test_every_row_of_a_table_has_a_recipe(table, rows):
@@ -165,7 +165,7 @@ def test_recipes_are_sorted_by_table():
     order += ["4.1", "4.2", "4.4", "4.6", "Section A.5.6", "A.12", "A.16", "A.17", "A.18", "A.19"]
     assert list(dict.fromkeys(first)) == order
     assert [recipe.name for recipe in list_recipes()] == NAMES
-    assert NAMES[:3] == ["quickstart", "quickstart-cifar10", "quickstart-mixvit"]
+    assert NAMES[:4] == ["quickstart", "quickstart-cifar10", "quickstart-few-images", "quickstart-mixvit"]
 
 
 def test_a_summary_says_what_the_recipe_says():
