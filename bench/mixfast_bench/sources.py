@@ -20,7 +20,7 @@ from torchvision import datasets, transforms
 
 from mixfast.config import Config
 from mixfast.data import ImageSet, StreamedSet
-from mixfast.data.sources.interface import Pixels, Request
+from mixfast.data.sources.interface import Pixels, Request, Requests
 from mixfast.data.sources.processes import start_method
 from mixfast_bench.cases import SINGLE, Batches, training_config
 from mixfast_bench.data import Pipeline, floor_bytes
@@ -81,7 +81,7 @@ def of_kind(data: StreamedSet, kind: str) -> StreamedSet:
 def resident(data: StreamedSet) -> ImageSet:
     """The same images in memory."""
     everything = torch.arange(len(data))
-    with closing(of_kind(data, "torch").stream(lambda step: everything, range(1), len(data))) as stream:
+    with closing(of_kind(data, "torch").stream(lambda step: Request(everything), range(1), len(data))) as stream:
         images = next(stream).images
     return ImageSet(images, data.labels, data.classes, data.mean, data.std, data.name, data.split)
 
@@ -98,9 +98,13 @@ class DecodedAgain:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._data, name)
 
-    def stream(self, request: Request, steps: range, largest: int) -> Iterator[Pixels]:
+    def stream(self, requests: Requests, steps: range, largest: int) -> Iterator[Pixels]:
         times = self._times
-        return self._data.stream(lambda step: request(step).repeat_interleave(times), steps, times * largest)
+
+        def repeated(step: int) -> Request:
+            return Request(requests(step).index.repeat_interleave(times))
+
+        return self._data.stream(repeated, steps, times * largest)
 
 
 class TorchvisionLoader:

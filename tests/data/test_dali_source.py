@@ -16,6 +16,7 @@ from sources_here import HAS_DALI
 from test_sources import COUNTS, all_pixels, epoch_of, feed_of, opened
 
 from mixfast.data import DataError, SourceOptions, open_images
+from mixfast.data.sources.interface import Request
 from mixfast.methods import Moment
 
 if not HAS_DALI:
@@ -69,7 +70,7 @@ def test_images_stay_valid_while_they_are_held(image_folder) -> None:
     folder = image_folder({"train/cat": 40, "train/dog": 40, "test/cat": 1, "test/dog": 1}, size=(8, 8))
     (data,), (resident,) = (opened(folder, kind, ("train",)) for kind in ("dali", "resident"))
     chunks = torch.arange(80).split(4)
-    held = list(data.stream(chunks.__getitem__, range(20), 4))
+    held = list(data.stream(lambda step: Request(chunks[step]), range(20), 4))
     assert torch.equal(torch.cat([pixels.images for pixels in held]), resident.images)
 
 
@@ -86,7 +87,7 @@ def test_memory_is_flat_over_epochs(tmp_path: Path, random_pixels) -> None:
     for _ in range(25):
         for start in range(0, 8, 4):
             chunk = torch.arange(start, start + 4)
-            for pixels in data.stream(lambda _, chunk=chunk: chunk, range(1), 4):
+            for pixels in data.stream(lambda _, chunk=chunk: Request(chunk), range(1), 4):
                 assert pixels.images.shape == (4, 3, 1000, 1000)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before  # KiB
     assert grown < 8 * 12 * 1024  # eight steps' images

@@ -1,19 +1,22 @@
-"""The DALI pipeline: encoded files in, uint8 images of one size out. The only module that loads NVIDIA DALI."""
+"""The DALI pipelines: encoded files in, uint8 images, or regions of them, of one size out. The only module that loads DALI."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from nvidia.dali import fn, math, types
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline
 
+from mixfast.data.regions import Region, span
 from mixfast.data.sources.interface import PixelFormat
 
-Encoded = list[np.ndarray]
-"""The bytes of the files of one run, uint8 [number of bytes] each."""
+Encoded = tuple[list[np.ndarray], list[np.ndarray]]
+"""Of one run: the bytes of every file, uint8 [number of bytes], and what region of it is wanted, int64 [4] in the order of
+`Region`; empty where whole images are."""
 
 # Runs that DALI works ahead: while one is consumed, one is finished and one is under way.
 AHEAD = 2
@@ -21,8 +24,10 @@ AHEAD = 2
 
 @dataclass(frozen=True)
 class DaliSettings:
-    """largest: images a run at most. threads: that decode. device_id: the GPU that decodes; None: the CPU does."""
+    """cuts: whether regions are wanted. largest: images a run at most. threads: that decode. device_id: the GPU that decodes;
+    None: the CPU does."""
 
+    cuts: bool
     largest: int
     threads: int
     device_id: int | None
@@ -41,20 +46,47 @@ def build_pipeline(source: Callable[[], Encoded], form: PixelFormat, settings: D
         exec_dynamic=True,
     )
     with pipeline:
-        (encoded,) = fn.external_source(
-            source=lambda: [source()], num_outputs=1, batch=True, dtype=types.UINT8, ndim=1, no_copy=True
+        dtypes = [types.UINT8, types.INT64] if settings.cuts else [types.UINT8]
+        inputs = fn.external_source(
+            source=lambda: source()[: len(dtypes)],
+            num_outputs=len(dtypes),
+            batch=True,
+            dtype=dtypes,
+            ndim=1,
+            no_copy=True,
         )
-        pipeline.set_outputs(_decoded(encoded, form, on_gpu=settings.device_id is not None))
+        decoding = {
+            "device": "cpu" if settings.device_id is None else "mixed",
+            "output_type": types.RGB if form.channels == 3 else types.GRAY,
+        }
+        decoded = _region if settings.cuts else _whole
+        pipeline.set_outputs(decoded(*inputs, form.image_size, decoding))
     pipeline.build()
     return pipeline
 
 
-def _decoded(encoded: DataNode, form: PixelFormat, on_gpu: bool) -> DataNode:
-    colours = types.RGB if form.channels == 3 else types.GRAY
-    images = fn.decoders.image(encoded, device="mixed" if on_gpu else "cpu", output_type=colours)
-    if form.image_size is None:
+def _whole(encoded: DataNode, image_size: int | None, decoding: dict[str, Any]) -> DataNode:
+    images = fn.decoders.image(encoded, **decoding)
+    if image_size is None:
         return images
-    return _resized_and_cropped(images, fn.peek_image_shape(encoded), form.image_size)
+    return _resized_and_cropped(images, fn.peek_image_shape(encoded), image_size)
+
+
+def _region(encoded: DataNode, region: DataNode, image_size: int, decoding: dict[str, Any]) -> DataNode:
+    """`pixels.read_region`: the same pixels, of which no others are decoded where the format allows that. Nothing outside the
+    region takes part in resizing it, so that the decoder needs no margin."""
+    shape, region = fn.peek_image_shape(encoded), Region(*(region[part] for part in range(4)))
+    side = math.min(shape[0], shape[1])
+    rows, columns = span(region.height, region.top, side), span(region.width, region.left, side)
+    start = fn.stack(_half_to_even(shape[0] - side) + rows[0], _half_to_even(shape[1] - side) + columns[0])
+    images = fn.decoders.image_slice(
+        encoded,
+        start=fn.cast(start, dtype=types.INT32),
+        shape=fn.cast(fn.stack(rows[1], columns[1]), dtype=types.INT32),
+        axes=(0, 1),
+        **decoding,
+    )
+    return fn.resize(images, size=(image_size, image_size), interp_type=types.INTERP_LINEAR, antialias=True)
 
 
 def _resized_and_cropped(images: DataNode, shape: DataNode, size: int) -> DataNode:
