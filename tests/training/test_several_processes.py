@@ -31,6 +31,7 @@ SINGLE = [
 CASES = {
     "cut-mixmo": ["msda.kind=cutmix", "optimizer.grad_clip=1.0", "training.ema_decay=0.9"],
     "single": [*SINGLE, "data.repetition=1", "data.random_erasing=0.3", "data.autoaugment=cifar"],
+    "single-cut": [*SINGLE, "data.repetition=2", "data.pad=0", "data.crop_area=[0.2, 1]", "msda.kind=mixup"],
     "single-repeated": [*SINGLE, "data.repetition=4", "data.views=shared", "model.name=resnet18-1"],
     "manifold": [
         *SINGLE,
