@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from nvidia.dali import fn, math, types
@@ -66,10 +66,46 @@ def build_pipeline(source: Callable[[], Encoded], form: PixelFormat, settings: D
 
 
 def _whole(encoded: DataNode, image_size: int | None, decoding: dict[str, Any]) -> DataNode:
-    images = fn.decoders.image(encoded, **decoding)
     if image_size is None:
-        return images
-    return _resized_and_cropped(images, fn.peek_image_shape(encoded), image_size)
+        return fn.decoders.image(encoded, **decoding)
+    return _resized_and_cropped(encoded, image_size, decoding)
+
+
+def _resized_and_cropped(encoded: DataNode, size: int, decoding: dict[str, Any]) -> DataNode:
+    """`pixels.resize_and_crop`: the same sizes and the same window, to the pixel; DALI's own rounding differs. What lies
+    beside the window is not decoded where the format allows that."""
+    shape = fn.peek_image_shape(encoded)
+    shorter = math.min(shape[0], shape[1])
+    rows, columns = (_Window.of(shape[axis], shorter, size) for axis in range(2))
+    return fn.resize(
+        _slice(encoded, (rows.first, rows.length), (columns.first, columns.length), decoding),
+        size=(size, size),
+        roi_start=fn.stack(rows.start, columns.start),
+        roi_end=fn.stack(rows.end, columns.end),
+        interp_type=types.INTERP_CUBIC,
+        antialias=True,
+    )
+
+
+class _Window(NamedTuple):
+    """Along one side. first, length: the pixels that are decoded; start, end: the part of these that is shown, in fractions
+    of a pixel."""
+
+    first: DataNode
+    length: DataNode
+    start: DataNode
+    end: DataNode
+
+    @staticmethod
+    def of(side: DataNode, shorter: DataNode, size: int) -> _Window:
+        """What `size` pixels in the middle of the resized side show, and around it what the cubic filter reaches."""
+        resized = size * side // shorter
+        start = _half_to_even(resized - size)
+        reach = 2 * (side // resized + 1) + 1
+        first = math.max(start * side // resized - reach, 0)
+        end = math.min((start + size) * side // resized + 1 + reach, side)
+        shown = (_float(edge) * _float(side) / _float(resized) - _float(first) for edge in (start, start + size))
+        return _Window(first, end - first, *shown)
 
 
 def _region(encoded: DataNode, region: DataNode, image_size: int, decoding: dict[str, Any]) -> DataNode:
@@ -77,31 +113,22 @@ def _region(encoded: DataNode, region: DataNode, image_size: int, decoding: dict
     region takes part in resizing it, so that the decoder needs no margin."""
     shape, region = fn.peek_image_shape(encoded), Region(*(region[part] for part in range(4)))
     side = math.min(shape[0], shape[1])
-    rows, columns = span(region.height, region.top, side), span(region.width, region.left, side)
-    start = fn.stack(_half_to_even(shape[0] - side) + rows[0], _half_to_even(shape[1] - side) + columns[0])
-    images = fn.decoders.image_slice(
-        encoded,
-        start=fn.cast(start, dtype=types.INT32),
-        shape=fn.cast(fn.stack(rows[1], columns[1]), dtype=types.INT32),
-        axes=(0, 1),
-        **decoding,
-    )
+    (row, height), (column, width) = span(region.height, region.top, side), span(region.width, region.left, side)
+    row, column = row + _half_to_even(shape[0] - side), column + _half_to_even(shape[1] - side)
+    images = _slice(encoded, (row, height), (column, width), decoding)
     return fn.resize(images, size=(image_size, image_size), interp_type=types.INTERP_LINEAR, antialias=True)
 
 
-def _resized_and_cropped(images: DataNode, shape: DataNode, size: int) -> DataNode:
-    """`pixels.resize_and_crop`: the same sizes and the same window, to the pixel; DALI's own rounding differs."""
-    height, width = shape[0], shape[1]
-    shorter = math.min(height, width)
-    height, width = size * height // shorter, size * width // shorter
-    images = fn.resize(
-        images,
-        size=fn.cast(fn.stack(height, width), dtype=types.FLOAT),
-        interp_type=types.INTERP_CUBIC,
-        antialias=True,
-    )
-    start = fn.stack(_half_to_even(height - size), _half_to_even(width - size))
-    return fn.slice(images, start=fn.cast(start, dtype=types.INT32), shape=(size, size), axes=(0, 1))
+def _slice(
+    encoded: DataNode, rows: tuple[DataNode, DataNode], columns: tuple[DataNode, DataNode], decoding: dict[str, Any]
+) -> DataNode:
+    """Some rows and columns, (first, number) each, of upright images: to the bit those of the whole image decoded."""
+    start, shape = (fn.cast(fn.stack(*ends), dtype=types.INT32) for ends in zip(rows, columns, strict=True))
+    return fn.decoders.image_slice(encoded, start=start, shape=shape, axes=(0, 1), **decoding)
+
+
+def _float(number: DataNode) -> DataNode:
+    return fn.cast(number, dtype=types.FLOAT)
 
 
 def _half_to_even(number: DataNode) -> DataNode:
