@@ -4,7 +4,7 @@ Resizing is bilinear, with a triangle filter as wide as the step between two res
 (torchvision's antialias=True), of the region alone: no pixel outside it counts. Columns first, then rows, 8 bits between
 them, as Pillow does it. Both are matrix products. Their weights are whole numbers of 1 / 2^16, so that every sum is one
 of whole numbers below 2^24, which float32 holds exactly: the result does not depend on the order of summation, the device
-or which other regions are cut with it.
+or which other regions are cut with it (unless a program of one's own lets CUDA multiply in TF32).
 
 Legend of the dimension suffixes: N regions, c channels, H x W pixels of an image, h x w of a result; along one side L
 pixels of the image and l of the result; X whatever else is in a row.

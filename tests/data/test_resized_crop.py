@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from mixfast.data import resized_crop as module
 from mixfast.data.regions import UNIT, draw_regions, span
-from mixfast.data.resized_crop import resized_crop, triangle_weights
+from mixfast.data.resized_crop import ONE, resized_crop, triangle_weights
 
 CASES = [
     ((32, 32), (32, 32)),
@@ -67,6 +67,21 @@ def test_weights_are_those_of_torchs_filter(side, out, data) -> None:
     expected = F.interpolate(each_pixel, (out, 2), mode="bilinear", antialias=True)[:, 0, :, 0].T
     torch.testing.assert_close(weights[:, start : start + length], expected, rtol=0, atol=1e-12)
     assert weights.sum() == pytest.approx(out) and weights[:, :start].sum() == weights[:, start + length :].sum() == 0
+
+
+@pytest.mark.parametrize(("size", "out"), CASES, ids=str)
+def test_every_sum_is_one_of_whole_numbers(size, out) -> None:
+    """Done in integers, in which nothing can depend on an order or a device, it is the same to the bit."""
+    images, regions = images_of(size), regions_of(5, size)
+
+    def resampled(pixels: torch.Tensor, k: int) -> torch.Tensor:
+        """Along the next to last dimension."""
+        spans = span(regions[:, 2 + k], regions[:, k], size[k])
+        weights = (triangle_weights(*spans, size[k], out[k], torch.float32) * ONE).round().long()
+        return (torch.einsum("nol,nclx->ncox", weights, pixels) + ONE // 2) // ONE
+
+    expected = resampled(resampled(images.long().transpose(2, 3), 1).transpose(2, 3), 0)
+    assert torch.equal(resized_crop(images, torch.arange(5), regions, out).long(), expected)
 
 
 def test_the_whole_image_at_its_own_size_is_itself() -> None:
