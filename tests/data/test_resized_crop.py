@@ -123,6 +123,20 @@ def test_no_view_at_all() -> None:
     assert resized_crop(images_of((8, 8)), nothing, nothing.view(0, 1).expand(0, 4), (4, 5)).shape == (0, 3, 4, 5)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="only a GPU can be waited for")
+def test_a_gpu_gives_the_same_bits_and_the_host_never_waits_for_it() -> None:
+    images, index, regions = images_of((64, 64)), torch.arange(5), regions_of(5, (64, 64))
+    on_gpu, generator = [value.cuda() for value in (images, index, regions)], torch.Generator("cuda")
+    resized_crop(*on_gpu, (48, 48))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        draw_regions(5, (0.08, 1.0), (64, 64), generator=generator)
+        got = resized_crop(*on_gpu, (48, 48))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(got.cpu(), resized_crop(images, index, regions, (48, 48)))
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [

@@ -122,7 +122,7 @@ def _region(encoded: DataNode, region: DataNode, image_size: int, decoding: dict
 def _slice(
     encoded: DataNode, rows: tuple[DataNode, DataNode], columns: tuple[DataNode, DataNode], decoding: dict[str, Any]
 ) -> DataNode:
-    """Some rows and columns, (first, number) each, of upright images: to the bit those of the whole image decoded."""
+    """Some rows and columns, (first, number) each, of upright images: on the CPU to the bit those of the whole image decoded."""
     start, shape = (fn.cast(fn.stack(*ends), dtype=types.INT32) for ends in zip(rows, columns, strict=True))
     return fn.decoders.image_slice(encoded, start=start, shape=shape, axes=(0, 1), **decoding)
 
