@@ -41,7 +41,7 @@ from mixfast_bench.network_bench import (
 from mixfast_bench.plots import plot_kernels
 from mixfast_bench.registry import PIPELINE_COMPARISONS, PIPELINES, Comparison
 from mixfast_bench.runs import DataMeasurement, measure_pipelines, pipeline_prefix
-from mixfast_bench.sources import SOURCE_COMPARISONS, SOURCES
+from mixfast_bench.sources import CUT_COMPARISONS, SOURCE_COMPARISONS, SOURCES, cut_sources
 from mixfast_bench.summary import summarise_kernels, summarise_pipelines
 from mixfast_bench.tables import data_table, kernel_table, rate_text, ratio_table
 
@@ -49,6 +49,7 @@ DEFAULT_PIPELINE_SIZES = (32, 64)
 # The thesis's batches take a large device no longer than to start.
 CUDA_TIMES = 8
 SOURCE_RUNS = 100  # many more batches than lie ready when a turn begins
+PADDED = "pad 4, crop, flip"
 # What the command line keeps beside the bench's own arguments.
 NOT_SETTINGS = ("command", "what", "run", "debug", "json", "plot", "against")
 
@@ -198,12 +199,14 @@ def _bench_data(
     if args.data_name is not None:
         return _bench_sources(args, batches, rounds, device, console)
     require_no_data(args)
+    if args.crop_area is not None:
+        raise ValueError(f"--crop-area is {args.crop_area}, which has no effect without --data-name")
     sizes = DEFAULT_PIPELINE_SIZES if args.image_size is None else args.image_size
     if len(set(sizes)) < len(sizes):
         raise ValueError(f"--image-size is {sizes}, expected each size once")
     data_sets = [synthetic_images(size, DEFAULT_CLASSES, device) for size in sizes]
     measured = measure_pipelines(PIPELINES, batches, data_sets, rounds, console)
-    title = "memory-resident pipeline alone"
+    title = f"memory-resident pipeline alone: {PADDED}"
     return _data_results(measured, PIPELINE_COMPARISONS, data_sets, title, batches, rounds, console)
 
 
@@ -213,6 +216,10 @@ def _bench_sources(
     """The sources on the files of a data set."""
     if args.image_size is not None and len(args.image_size) > 1:
         raise ValueError(f"--image-size is {args.image_size}, expected one size with --data-name {args.data_name}")
+    if args.crop_area is not None and args.image_size is None:
+        raise ValueError(
+            "--crop-area cuts regions out of images of all sizes: give the size of the views, --image-size"
+        )
     require_dali("cpu", device)
     (data,) = open_images(
         args.data_name,
@@ -222,9 +229,14 @@ def _bench_sources(
         root=args.data,
         image_size=None if args.image_size is None else args.image_size[0],
     )
-    measured = measure_pipelines(SOURCES, batches, [data], rounds, console)
-    title = f"{len(data):,} image files of {data.name}"
-    return _data_results(measured, SOURCE_COMPARISONS, [data], title, batches, rounds, console)
+    entries, comparisons, views = SOURCES, SOURCE_COMPARISONS, PADDED
+    if args.crop_area is not None:
+        least, greatest = args.crop_area
+        entries, comparisons = cut_sources((least, greatest)), CUT_COMPARISONS
+        views = f"random-resized crop of {least:g} to {greatest:g}, flip"
+    measured = measure_pipelines(entries, batches, [data], rounds, console)
+    title = f"{len(data):,} image files of {data.name}: {views}"
+    return _data_results(measured, comparisons, [data], title, batches, rounds, console)
 
 
 def _data_results(
@@ -240,8 +252,7 @@ def _data_results(
     prefixes = [pipeline_prefix(data) for data in data_sets]
     summary = summarise_pipelines(measured, comparisons, prefixes)
     title = (
-        f"{what}: batch {batches.batch_size}, b = {batches.repetition}, pad 4, crop, flip; "
-        f"{rounds.rounds} rounds of {rounds.runs} batches"
+        f"{what}; batch {batches.batch_size}, b = {batches.repetition}; {rounds.rounds} rounds of {rounds.runs} batches"
     )
     console.print(title, highlight=False)
     for prefix in prefixes:

@@ -1,8 +1,8 @@
 """What feeds a training from image files: mixfast's sources, and torchvision's data set and loader.
 
-Every run gives one batch of views, each cropped with a border, flipped and normalised by itself: rows of the table are
-comparable as images a second. All work ahead of the one who consumes, and go on while another one has its turn, so that a
-turn must be long: the few batches that lie ready when it begins are those that are missing when it ends.
+Every run gives one batch of views, each cropped (with a border, or random-resized), flipped and normalised by itself: rows of
+the table are comparable as images a second. All work ahead of the one who consumes, and go on while another one has its turn,
+so that a turn must be long: the few batches that lie ready when it begins are those that are missing when it ends.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torchvision import datasets, transforms
 
 from mixfast.config import Config
 from mixfast.data import ImageSet, StreamedSet
-from mixfast.data.sources.interface import Pixels, Request
+from mixfast.data.sources.interface import Pixels, Request, Requests
 from mixfast.data.sources.processes import start_method
 from mixfast_bench.cases import SINGLE, Batches, training_config
 from mixfast_bench.data import Pipeline, floor_bytes
@@ -40,17 +40,25 @@ class SourceEntry:
         kind: ``resident``, ``dali``, ``torch``, or ``torchvision`` for the opponent.
         repeats: whether images are repeated as often as the batches say; else each stands once.
         decodes_again: whether an image is decoded for every repetition.
+        crop_area: of a random-resized crop, in place of the border.
+        regions: what it is cut out of, decoded images or files.
     """
 
     name: str
     kind: str
     repeats: bool = False
     decodes_again: bool = False
+    crop_area: tuple[float, float] | None = None
+    regions: str = "images"
 
     def build(self, data: StreamedSet, batches: Batches, prefix: str = "") -> Any:
         """The contender; ``data`` says which files, and on how many threads or processes they are decoded."""
         repetition = batches.repetition if self.repeats else 1
-        config = training_config(SINGLE, batches, device=data.device).replace(data={"repetition": repetition})
+        changes: dict[str, Any] = {"repetition": repetition}
+        if self.crop_area is not None:
+            changes |= {"pad": 0, "crop_area": list(self.crop_area), "regions": self.regions}
+            changes |= {"image_size": data.form.image_size}
+        config = training_config(SINGLE, batches, device=data.device).replace(data=changes)
         if self.kind == "torchvision":
             return TorchvisionLoader(prefix + self.name, config, data)
         images = resident(data) if self.kind == "resident" else of_kind(data, self.kind)
@@ -59,6 +67,7 @@ class SourceEntry:
 
 OPPONENT = "torchvision ImageFolder + DataLoader"
 REPEATED, AGAIN = "dali, each image b times", "dali, b times, decoding each time"
+FILES, REPEATED_FILES = "dali, regions of files", "dali, b times, regions of files"
 SOURCES = (
     SourceEntry("resident", "resident"),
     SourceEntry("dali", "dali"),
@@ -67,10 +76,25 @@ SOURCES = (
     SourceEntry(REPEATED, "dali", repeats=True),
     SourceEntry(AGAIN, "dali", repeats=True, decodes_again=True),
 )
-SOURCE_COMPARISONS = (
-    *(Comparison(f"{name} over torchvision", OPPONENT, name, COARSE) for name in ("resident", "dali", "torch")),
-    Comparison("decoding once over each time", AGAIN, REPEATED, COARSE),
+OVER_TORCHVISION = tuple(
+    Comparison(f"{name} over torchvision", OPPONENT, name, COARSE) for name in ("resident", "dali", "torch")
 )
+SOURCE_COMPARISONS = (*OVER_TORCHVISION, Comparison("decoding once over each time", AGAIN, REPEATED, COARSE))
+CUT_COMPARISONS = (
+    *OVER_TORCHVISION,
+    Comparison(f"{FILES} over torchvision", OPPONENT, FILES, COARSE),
+    Comparison("regions of images over regions of files, b times", REPEATED_FILES, REPEATED, COARSE),
+)
+
+
+def cut_sources(crop_area: tuple[float, float]) -> tuple[SourceEntry, ...]:
+    """The same with random-resized crop, in place of decoding each time once more with every region from its file."""
+    whole = (entry for entry in SOURCES if not entry.decodes_again)
+    files = (
+        SourceEntry(FILES, "dali", regions="files"),
+        SourceEntry(REPEATED_FILES, "dali", repeats=True, regions="files"),
+    )
+    return tuple(dataclasses.replace(entry, crop_area=crop_area) for entry in (*whole, *files))
 
 
 def of_kind(data: StreamedSet, kind: str) -> StreamedSet:
@@ -81,7 +105,7 @@ def of_kind(data: StreamedSet, kind: str) -> StreamedSet:
 def resident(data: StreamedSet) -> ImageSet:
     """The same images in memory."""
     everything = torch.arange(len(data))
-    with closing(of_kind(data, "torch").stream(lambda step: everything, range(1), len(data))) as stream:
+    with closing(of_kind(data, "torch").stream(lambda step: Request(everything), range(1), len(data))) as stream:
         images = next(stream).images
     return ImageSet(images, data.labels, data.classes, data.mean, data.std, data.name, data.split)
 
@@ -98,9 +122,13 @@ class DecodedAgain:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._data, name)
 
-    def stream(self, request: Request, steps: range, largest: int) -> Iterator[Pixels]:
+    def stream(self, requests: Requests, steps: range, largest: int) -> Iterator[Pixels]:
         times = self._times
-        return self._data.stream(lambda step: request(step).repeat_interleave(times), steps, times * largest)
+
+        def repeated(step: int) -> Request:
+            return Request(requests(step).index.repeat_interleave(times))
+
+        return self._data.stream(repeated, steps, times * largest)
 
 
 class TorchvisionLoader:
@@ -109,17 +137,9 @@ class TorchvisionLoader:
     def __init__(self, name: str, config: Config, data: StreamedSet) -> None:
         self.name = name
         self._device = data.device
-        resized = []
-        if data.form.image_size is not None:
-            bicubic = transforms.InterpolationMode.BICUBIC
-            resized = [
-                transforms.Resize(data.form.image_size, bicubic),
-                transforms.CenterCrop(data.form.image_size),
-            ]
         transform = transforms.Compose(
             [
-                *resized,
-                transforms.RandomCrop(data.image_shape, padding=config.data.pad),
+                *_crop(config, data),
                 transforms.RandomHorizontalFlip(),
                 transforms.ToTensor(),
                 transforms.Normalize(data.mean, data.std),
@@ -148,3 +168,14 @@ class TorchvisionLoader:
             self._batches = iter(self._loader)
             batch = next(self._batches)
         return batch[0].to(self._device)
+
+
+def _crop(config: Config, data: StreamedSet) -> list[Any]:
+    """torchvision's transforms of a PIL image to one that is cropped; the usual random-resized crop takes the whole image."""
+    if config.data.crop_area is not None:
+        return [transforms.RandomResizedCrop(data.image_shape, config.data.crop_area)]
+    crop = transforms.RandomCrop(data.image_shape, padding=config.data.pad)
+    size = data.form.image_size
+    if size is None:
+        return [crop]
+    return [transforms.Resize(size, transforms.InterpolationMode.BICUBIC), transforms.CenterCrop(size), crop]

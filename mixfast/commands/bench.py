@@ -89,6 +89,13 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="pixels a side (default: 32 64 for random images, the data set's own)",
     )
+    parser.add_argument(
+        "--crop-area",
+        type=float,
+        nargs=2,
+        metavar=("LEAST", "GREATEST"),
+        help="of image files: random-resized crop of such a share of the area, as 0.08 1 (default: pad and crop)",
+    )
     _add_common(parser)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
-from mixfast.config.sections import Section
+from mixfast.config.sections import DataSection, Section
 
 if TYPE_CHECKING:
     from mixfast.config.schema import Config
@@ -33,6 +34,7 @@ def contradictions(config: Config) -> Iterator[str]:
     yield from _method(config)
     yield from _variants(config)
     yield from _augmentation(config)
+    yield from _regions(config.data)
     yield from _optimizer(config)
     yield from _schedule(config)
     yield from _run(config)
@@ -178,6 +180,43 @@ def _augmentation(config: Config) -> Iterator[str]:
         yield (
             f"msda.kind is manifold-mixup and method.name is {config.method.name}: features that already hold several "
             "inputs have no labels to interpolate; set msda.kind=mixup or cutmix (in pixels), or method.name=single"
+        )
+
+
+def _regions(data: DataSection) -> Iterator[str]:
+    """Random-resized crop."""
+    if data.crop_area is None:
+        yield from _unused(data, "data", {"stored_size", "regions"}, "without data.crop_area")
+        return
+    least, greatest = data.crop_area
+    if not 0 < least <= greatest <= 1:
+        yield (
+            f"data.crop_area is {list(data.crop_area)}, expected two shares of an image's area, both above 0 and at most 1, "
+            "the smaller one first; 0.08 and 1 are usual"
+        )
+    if data.pad > 0:
+        yield f"data.pad is {data.pad} and data.crop_area is {list(data.crop_area)}: each crops by itself; set data.pad=0"
+    if data.regions == "files":
+        yield from _regions_of_files(data)
+    elif data.stored_size is not None and data.stored_size < (data.image_size or math.inf):
+        yield (
+            f"data.stored_size is {data.stored_size} and data.image_size is {data.image_size or 'null'}: regions are cut out "
+            "of images that are stored larger than they are shown; set data.image_size to at most data.stored_size, or "
+            "data.stored_size=null"
+        )
+
+
+def _regions_of_files(data: DataSection) -> Iterator[str]:
+    yield from _unused(data, "data", {"stored_size"}, "with data.regions=files, which stores no image")
+    if data.source == "resident":
+        yield (
+            "data.regions is files and data.source is resident: what is in memory was decoded before, whole; set "
+            "data.regions=images, or data.source=dali or torch"
+        )
+    if data.image_size is None:
+        yield (
+            "data.regions is files and data.image_size is null: images that already have the size of the views have no more "
+            "pixels in their files; set data.image_size, or data.regions=images"
         )
 
 

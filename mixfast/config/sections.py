@@ -75,6 +75,27 @@ class DataSection(Section):
         "image in one process, in all slots (it is so for slot 0 in any case).",
     )
     pad: int = Field(0, ge=0, le=256, description="Pixels of black border on each side before a random crop; 0: none.")
+    crop_area: tuple[float, float] | None = Field(
+        None,
+        strict=False,
+        description="Random-resized crop, in place of pad: a region whose share of the image's area is uniform between these "
+        "two numbers (0.08 and 1 are usual) and whose ratio of sides is log-uniform between 3/4 and 4/3, resized to the "
+        "image's size; as torchvision draws it. null: none.",
+    )
+    stored_size: int | None = Field(
+        None,
+        ge=8,
+        le=1024,
+        description="Of crop_area: side in pixels to which training images are decoded where that is more than image_size, "
+        "so that regions are cut out of more pixels; null: image_size. Evaluation sees images of image_size.",
+    )
+    regions: Literal["images", "files"] = Field(
+        "images",
+        description="Of crop_area: images: an image is decoded once a step, however often it stands there, and the region of "
+        "each view is cut out of it on the device. files: the region of each view is decoded by itself from its file, at the "
+        "file's full resolution; with source=dali only the region is decoded, and resident cannot do it. Either way a region "
+        "lies in the central square that image_size shows.",
+    )
     flip: bool = Field(False, description="Mirror images left to right with probability 0.5.")
     augmix: bool = Field(False, description="AugMix with severity 3, width 3, depth 4 (thesis A.1.3.1).")
     autoaugment: Literal["none", "cifar", "imagenet"] = Field(

@@ -11,7 +11,7 @@ from mixfast.data.registry import data_set_names
 from mixfast.data.sampler import VIEWS, BatchPlan, EpochPlan, Views, plan_epoch
 from mixfast.data.shapes import DataShape, data_shape
 from mixfast.data.sources.kinds import SourceOptions
-from mixfast.data.sources.opening import Images, choose_source, open_images
+from mixfast.data.sources.opening import Images, choose_source, open_images, open_larger
 from mixfast.data.sources.streamed_set import StreamedSet
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "data_shape",
     "load_split",
     "open_images",
+    "open_larger",
     "plan_epoch",
     "prepare",
     "split_names",

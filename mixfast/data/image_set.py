@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mixfast.data.errors import DataError
-from mixfast.data.sources.interface import Pixels, Request
+from mixfast.data.sources.interface import Pixels, Requests
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +29,7 @@ class ImageSet:
     name     the name the set was asked for by, e.g. "cifar10" or "folder:pets"
     split    what it was really read from: "train", "test", "val", "validation" (held out of train), ...
     skipped  how many corrupt files were left out
+    view_size  side in pixels of what a network sees of each image, where that is cut out of more; None: the whole image
 
     Raises DataError (a ValueError) that names the field if any of this does not hold.
     """
@@ -41,6 +42,7 @@ class ImageSet:
     name: str
     split: str
     skipped: int = 0
+    view_size: int | None = None
 
     def __post_init__(self) -> None:
         where = f"{self.name} ({self.split})"
@@ -61,8 +63,8 @@ class ImageSet:
 
     @property
     def image_shape(self) -> tuple[int, int]:
-        """(H, W) in pixels."""
-        return self.images.shape[2], self.images.shape[3]
+        """(H, W) in pixels of what a network sees."""
+        return (self.view_size, self.view_size) if self.view_size else (self.images.shape[2], self.images.shape[3])
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -73,7 +75,7 @@ class ImageSet:
     def device(self) -> torch.device:
         return self.images.device
 
-    def stream(self, request: Request, steps: range, largest: int) -> Iterator[Pixels]:
+    def stream(self, requests: Requests, steps: range, largest: int) -> Iterator[Pixels]:
         """The pixels of each of `steps`: always the whole set, so that nobody needs to be asked what is wanted."""
         for _ in steps:
             yield Pixels(self.images)

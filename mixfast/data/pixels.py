@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from mixfast.data.encoded import EncodedFile, openable
+from mixfast.data.regions import Region, span
 
 # One channel of brightness. Palette images ("P") count as colour: that is what palettes are mostly for.
 _SIXTEEN_BIT_GREY = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
 _GREY = _SIXTEEN_BIT_GREY | {"1", "L", "LA", "La", "F"}
+
+# Pillow's mode for so many channels.
+_MODES = {1: "L", 3: "RGB"}
 
 # EXIF orientations whose rows are the upright image's columns.
 _ORIENTATIONS_ON_THE_SIDE = frozenset({5, 6, 7, 8})
@@ -34,10 +40,29 @@ def read_pixels(file: EncodedFile, channels: int, image_size: int | None) -> np.
 
     Raises UndecodableError for bad content, OSError if the file cannot be read at all.
     """
+    with _upright(file) as image:
+        return pixels_of(image, channels, image_size)
+
+
+def read_region(file: EncodedFile, channels: int, image_size: int, region: Region) -> np.ndarray:
+    """A region of the central square of the image in `file`, cut out of all its pixels, then resized (bilinear,
+    antialiased): uint8 [image_size, image_size, channels]. Conversion and errors as in `read_pixels`."""
+    with _upright(file) as image:
+        left, top, side = central_square(*image.size)
+        (row, height), (column, width) = span(region.height, region.top, side), span(region.width, region.left, side)
+        box = (left + column, top + row, left + column + width, top + row + height)
+        cut = _convert(image, _MODES[channels]).crop(box)
+        return _array(cut.resize((image_size, image_size), Image.Resampling.BILINEAR))
+
+
+@contextmanager
+def _upright(file: EncodedFile) -> Iterator[Image.Image]:
+    """The image in `file`, its EXIF orientation applied; what goes wrong with it meanwhile is told from what the system
+    does not give."""
     try:
         with Image.open(openable(file)) as image:
             ImageOps.exif_transpose(image, in_place=True)
-            return pixels_of(image, channels, image_size)
+            yield image
     except Image.DecompressionBombError as error:
         raise UndecodableError(str(error)) from error
     except _UNDECODABLE as error:
@@ -49,11 +74,14 @@ def read_pixels(file: EncodedFile, channels: int, image_size: int | None) -> np.
 
 def pixels_of(image: Image.Image, channels: int, image_size: int | None) -> np.ndarray:
     """`image` as uint8 [H, W, channels], converted and resized as `read_pixels` says."""
-    converted = _convert(image, "L" if channels == 1 else "RGB")
-    if image_size is not None:
-        converted = resize_and_crop(converted, image_size)
-    pixels = np.asarray(converted)
-    return pixels[:, :, None] if channels == 1 else pixels
+    converted = _convert(image, _MODES[channels])
+    return _array(converted if image_size is None else resize_and_crop(converted, image_size))
+
+
+def _array(image: Image.Image) -> np.ndarray:
+    """uint8 [H, W, c]."""
+    pixels = np.asarray(image)
+    return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
 
 def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
@@ -63,8 +91,14 @@ def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
     if shorter != size:
         width, height = int(size * width / shorter), int(size * height / shorter)
         image = image.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = round((width - size) / 2), round((height - size) / 2)
+    left, top, _ = central_square(width, height)
     return image.crop((left, top, left + size, top + size))
+
+
+def central_square(width: int, height: int) -> tuple[int, int, int]:
+    """(left, top, side) of the largest square in the middle of an image."""
+    side = min(width, height)
+    return round((width - side) / 2), round((height - side) / 2), side
 
 
 def is_colour(file: EncodedFile) -> bool:

@@ -9,6 +9,7 @@ from mixfast_kernels import augment
 from torch import Tensor
 
 from mixfast.data import Images
+from mixfast.data.sources.interface import Request
 from mixfast.methods import Network
 from mixfast.training.team import ALONE, Team
 
@@ -37,7 +38,7 @@ def predict_logits(
     rounds = -(-len(batches) // team.count)
     # Who has no batch left in the last round repeats the last batch.
     wanted = [batches[min(turn * team.count + team.ranks.rank, len(batches) - 1)] for turn in range(rounds)]
-    with closing(data.stream(wanted.__getitem__, range(rounds), batch_size)) as stream:
+    with closing(data.stream(lambda turn: Request(wanted[turn]), range(rounds), batch_size)) as stream:
         for index, pixels in zip(wanted, stream, strict=True):
             place = pixels.locate(index.to(data.device))
             images = augment(pixels.images, index=place, mean=data.mean, std=data.std)

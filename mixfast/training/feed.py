@@ -20,8 +20,9 @@ from mixfast.config import Config
 from mixfast.data import Images
 from mixfast.data.kept import Kept
 from mixfast.data.randomness import HOST_STREAM, STEP_STREAM, host_generator, random_keys
+from mixfast.data.regions import draw_regions
 from mixfast.data.sampler import BatchPart, BatchPlan, EpochPlan, plan_epoch
-from mixfast.data.sources.interface import Pixels
+from mixfast.data.sources.interface import Pixels, Request
 from mixfast.methods import HiddenMix, Method, Moment
 from mixfast.mixing import draw_pixel_mixing, draw_ratios, keep_main_predominant, visible_share
 from mixfast.training.ranks import ONE_PROCESS, Ranks
@@ -97,6 +98,7 @@ class Feed:
         self.batch_size = config.training.batch_size
         self.make_views = ViewMaker(data, config, self.generator, dtype)
         self._has_partners = config.msda.kind not in ("none", "manifold-mixup")
+        self._from_files = config.data.regions == "files"
 
     @property
     def steps_per_epoch(self) -> int:
@@ -169,42 +171,59 @@ class Feed:
         """The pixels of every one of ``steps``: of the images in the views that this process makes."""
         on_host = plan.to("cpu")
 
-        def request(step: int) -> Tensor:
-            shown = on_host.batch(step, self.config.data.views).images[:, None]
-            if self._has_partners:
-                shown = torch.cat((shown, self._partners_ahead(plan, step, moment, len(shown))[:, None]), 1)
+        def request(step: int) -> Request:
+            shown, regions = on_host.batch(step, self.config.data.views).images[:, None], None
+            if self._has_partners or self._from_files:
+                partner, regions = self._sources_ahead(plan, step, moment, len(shown))
+                shown = shown if partner is None else torch.stack((shown[:, 0], partner), 1)
             part = self._part(on_host, step)
-            return shown.unique() if part is None else shown[part.views.device].unique()
+            own = slice(None) if part is None else part.views.device
+            if not self._from_files:
+                return Request(shown[own].unique())
+            return Request(shown[own].flatten(), regions[own].flatten(0, 1))
 
         views = plan.slots[0].numel() if self.config.data.views == "independent" else plan.images.shape[1]
+        if self._from_files:
+            return self.data.stream(request, steps, views * (1 + self._has_partners))
         largest = plan.images.shape[1] + (views if self._has_partners else 0)
         return self.data.stream(request, steps, min(largest, len(self.data)))
 
-    def _partners_ahead(self, plan: EpochPlan, step: int, moment: Moment, views: int) -> Tensor:
-        """The images that the step's views will be mixed with, on the host: drawn as the step itself will draw them.
+    def _sources_ahead(
+        self, plan: EpochPlan, step: int, moment: Moment, views: int
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """What must be known before anything is decoded, on the host: the step's ``_draw_sources``, as it itself will draw.
 
         On CUDA on a stream of its own, so that the host does not wait for the steps that are under way.
         """
         with self._aside():
             self._begin(plan, step, moment)
             self.method.draw(self.batch_size, self.grid, moment, generator=self.generator, device=self.device)
-            return self._draw_partners(views).cpu()
+            partner, regions = self._draw_sources(views)
+            return None if partner is None else partner.cpu(), None if regions is None else regions.cpu()
 
     def _aside(self) -> AbstractContextManager:
         return torch.cuda.stream(torch.cuda.Stream(self.device)) if self.device.type == "cuda" else nullcontext()
 
-    def _draw_partners(self, views: int) -> Tensor:
-        return torch.randint(len(self.data), (views,), generator=self.generator, device=self.device)
+    def _draw_sources(self, views: int) -> tuple[Tensor | None, Tensor | None]:
+        """The image that each view is mixed with, int64 ``[V]``, and the regions of all sources, ``[V, S, 4]``; None: none."""
+        partner, regions, area = None, None, self.config.data.crop_area
+        if self._has_partners:
+            partner = torch.randint(len(self.data), (views,), generator=self.generator, device=self.device)
+        if area is not None:
+            sources = 1 + self._has_partners
+            regions = draw_regions(views * sources, area, self.data.image_shape, generator=self.generator)
+            regions = regions.view(views, sources, 4)
+        return partner, regions
 
     def _views(self, pixels: Pixels, slots: BatchPlan, mixing: Mixing, global_step: int, kept: Kept | None) -> Views:
         # Of images in views that other processes make there are no pixels here, nor is their place looked at.
         main = pixels.locate(slots.images)
-        if not self._has_partners:
-            return Views(self.make_views(pixels.images, main[:, None], None, global_step, kept))
-        partner = self._draw_partners(len(main))
+        partner, regions = self._draw_sources(len(main))
+        if partner is None:
+            return Views(self.make_views(pixels.images, main[:, None], None, global_step, kept, regions))
         pixel_mixing, share = self._pixel_mixing(slots, mixing)
         sources = torch.stack((main, pixels.locate(partner)), 1)
-        images = self.make_views(pixels.images, sources, pixel_mixing, global_step, kept)
+        images = self.make_views(pixels.images, sources, pixel_mixing, global_step, kept, regions)
         return Views(images, self.data.labels[partner], share)
 
     def _pixel_mixing(self, slots: BatchPlan, mixing: Mixing) -> tuple[Mixing, Tensor]:

@@ -16,7 +16,16 @@ from rich.console import Console
 from torch import Tensor
 
 from mixfast.config import Config, other_method, plain_baseline
-from mixfast.data import DataShape, Images, SourceOptions, StreamedSet, choose_source, open_images, validation_split
+from mixfast.data import (
+    DataShape,
+    Images,
+    SourceOptions,
+    StreamedSet,
+    choose_source,
+    open_images,
+    open_larger,
+    validation_split,
+)
 from mixfast.evaluation import concatenate_members, evaluate_logits
 from mixfast.methods import METHODS, Method, Network, create_model
 from mixfast.models import is_transformer
@@ -106,10 +115,14 @@ def check_shares(config: Config, count: int) -> None:
 
 def load_data(config: Config, device: torch.device) -> Splits:
     """Opens the splits that ``evaluation.select`` needs, once for all networks of a run."""
-    train, test = open_images(config.data.name, SPLITS, device=device, **opening_options(config))
-    held_out = test
-    if config.evaluation.select == "validation":
-        train, held_out = validation_split(train, config.data.validation, config.seed)
+    settings, opening = config.data, opening_options(config)
+    shown, test = open_images(settings.name, SPLITS, device=device, **opening)
+    stored = shown if settings.stored_size is None else open_larger(shown, settings.stored_size, **opening)
+    if config.evaluation.select != "validation":
+        return Splits(stored, test, test)
+    train, held_out = validation_split(stored, settings.validation, config.seed)
+    if stored is not shown:  # what is held out is evaluated as the test split is
+        _, held_out = validation_split(shown, settings.validation, config.seed)
     return Splits(train, held_out, test)
 
 
@@ -117,7 +130,9 @@ def opening_options(config: Config) -> dict[str, Any]:
     """The settings of ``data`` that ``open_images`` and ``choose_source`` take."""
     settings = config.data
     return {
-        "options": SourceOptions(settings.source, settings.decoder, settings.workers, settings.resident_share),
+        "options": SourceOptions(
+            settings.source, settings.decoder, settings.workers, settings.resident_share, settings.regions == "files"
+        ),
         "root": settings.dir,
         "cache_dir": settings.cache_dir,
         "image_size": settings.image_size,
@@ -133,7 +148,7 @@ def _chosen_source(config: Config, run: RunDirectory, device: torch.device, rank
     # Every process of this machine would hold the set.
     share = options["options"].resident_share / ranks.local_count
     options["options"] = replace(options["options"], resident_share=share)
-    return choose_source(config.data.name, SPLITS, device=device, **options)
+    return choose_source(config.data.name, SPLITS, device=device, stored_size=config.data.stored_size, **options)
 
 
 def build_network(config: Config, data: Images | DataShape) -> tuple[Network, Method]:

@@ -20,13 +20,14 @@ from mixfast.data.image_operations import ImageOperations
 from mixfast.data.kept import Kept
 from mixfast.data.randaugment import RandAugment
 from mixfast.data.randomness import HOST_STREAM, IMAGE_STREAM, host_generator
+from mixfast.data.resized_crop import resized_crop
 
 Windows = dict[str, Tensor | int | None]
 """What sources show of which images: the arguments index, crop, flip and pad of ``augment``."""
 
 
 class ViewMaker:
-    """Makes the views of a step: crop and flip, image operations, normalise, erase, blend.
+    """Makes the views of a step: crop or cut regions, flip, image operations, normalise, erase, blend.
 
     Args:
         data: whose images they will be; gives their size, mean and deviation.
@@ -41,17 +42,29 @@ class ViewMaker:
         self.operations = _operations(config.data, data)
 
     def __call__(
-        self, images: Tensor, index: Tensor, mixing: Mixing | None, global_step: int, kept: Kept | None = None
+        self,
+        images: Tensor,
+        index: Tensor,
+        mixing: Mixing | None,
+        global_step: int,
+        kept: Kept | None = None,
+        regions: Tensor | None = None,
     ) -> Tensor:
         """``index`` int64 ``[V, S]`` into ``images`` (uint8), and how S > 1 sources are blended, to float ``[V, c, H, W]``.
 
-        With ``kept`` only those of the V views are made, of the same draws.
+        With ``kept`` only those of the V views are made, of the same draws. ``regions``, int64 ``[V, S, 4]``, are what
+        sources show of their images; where they come from files, ``images`` are those of the made views, one after the other.
         """
         settings = self.settings
         windows = self._windows(index)
         if kept is not None:
             index, windows = index[kept.device], _some(windows, kept)
             mixing = None if mixing is None else mixing.rows(kept.device)
+            regions = None if regions is None else regions[kept.device]
+        if regions is not None:
+            if settings.regions == "images":
+                images = resized_crop(images, index.flatten(), regions.flatten(0, 1), self.data.image_shape)
+            windows["index"] = torch.arange(len(images), device=images.device).view(index.shape)
         sources = None if kept is None else kept.each(index.shape[1])
         if not (settings.augmix or self.operations or settings.random_erasing > 0):
             return self._normalised(images, mixing=mixing, **windows)

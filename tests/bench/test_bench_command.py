@@ -140,6 +140,11 @@ def test_without_a_compiler_both_means_what_can_be_had(monkeypatch, capsys):
         ((*TINY_STEP, "--data-name", "digitz"), "digits"),
         ((*TINY_STEP, "--data-name", "digits", "--classes", "10"), "no effect with --data-name digits"),
         ((*TINY_STEP, "--data", "somewhere"), "no effect without --data-name"),
+        ((*TINY_DATA, "--crop-area", "0.08", "1"), "no effect without --data-name"),
+        (
+            ("bench", "data", "--device", "cpu", "--data-name", "tiny-imagenet", "--crop-area", "0.08", "1"),
+            "give the size of the views, --image-size",
+        ),
         ((*TINY_STEP, "--device", "cuda:99"), "--device: "),
         ((*TINY_STEP, "--device", "mps"), "--device is mps"),
         ((*TINY_STEP, "--json", "no/such/folder/record.json"), "--json is no/such/folder/record.json"),

@@ -14,6 +14,9 @@ from mixfast.config.consistency import METHOD_KEYS
 from mixfast.config.layers import Layer, build
 from mixfast.methods.registry import METHODS
 
+CROPPED = ["data.crop_area=[0.08, 1]"]
+FROM_FILES = ["data.regions=files", "data.image_size=64"]
+
 
 def refusal(*overrides: str) -> str:
     """The message with which these overrides of a Cut-MixMo configuration are refused."""
@@ -182,6 +185,30 @@ def test_settings_that_contradict_each_other_are_refused_with_a_remedy(overrides
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
+        (["data.crop_area=[0, 1]"], "data.crop_area is [0.0, 1.0], expected two shares"),
+        (["data.crop_area=[0.5, 1.1]"], "data.crop_area is [0.5, 1.1], expected two shares"),
+        (["data.crop_area=[0.9, 0.3]"], "the smaller one first"),
+        (["data.crop_area=[0.08, 1]", "data.pad=4"], "each crops by itself; set data.pad=0"),
+        (["data.stored_size=64"], "data.stored_size is 64, which has no effect without data.crop_area"),
+        (["data.regions=files"], "data.regions is files, which has no effect without data.crop_area"),
+        ([*CROPPED, "data.image_size=64", "data.stored_size=63"], "data.stored_size is 63 and data.image_size is 64"),
+        ([*CROPPED, "data.stored_size=64"], "data.stored_size is 64 and data.image_size is null"),
+        (
+            [*CROPPED, *FROM_FILES, "data.stored_size=64"],
+            "data.stored_size is 64, which has no effect with data.regions=files",
+        ),
+        ([*CROPPED, *FROM_FILES, "data.source=resident"], "set data.regions=images, or data.source=dali or torch"),
+        ([*CROPPED, "data.regions=files"], "data.regions is files and data.image_size is null"),
+    ],
+)
+def test_random_resized_crop_that_cannot_be(overrides, expected):
+    message = refusal(*overrides)
+    assert expected in message and len(message.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
         (["data.input_repetition=0.1"], "data.input_repetition is 0.1 and method.num_inputs is 1"),
         (["data.views=shared"], "data.views is shared"),
         (["baseline=true"], "baseline is true and method.num_inputs is 1"),
@@ -212,6 +239,9 @@ def test_a_plain_network_has_nothing_to_mix(overrides, expected):
         ["optimizer.name=adamw", "optimizer.betas=[0, 0.99]"],
         ["optimizer.momentum=0", "optimizer.nesterov=false"],
         ["baseline=true"],
+        CROPPED,
+        [*CROPPED, *FROM_FILES, "data.source=dali"],
+        [*CROPPED, "data.image_size=32", "data.stored_size=32", "data.regions=images"],
     ],
 )
 def test_what_makes_sense_is_accepted(overrides):

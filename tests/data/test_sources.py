@@ -19,6 +19,7 @@ from sources_here import STREAMING
 
 from mixfast.config import Config
 from mixfast.data import CorruptImageError, DataError, ImageSet, SourceOptions, StreamedSet, open_images
+from mixfast.data.sources.interface import Request
 from mixfast.methods import METHODS, Moment
 from mixfast.training.feed import Batch, Feed
 from mixfast.training.ranks import ONE_PROCESS, Ranks
@@ -33,7 +34,7 @@ def opened(name: str | Path, kind: str, splits: tuple[str, ...] = ("train", "tes
 
 def all_pixels(data: ImageSet | StreamedSet, size: int = 4) -> torch.Tensor:
     chunks = torch.arange(len(data)).split(size)
-    with closing(data.stream(chunks.__getitem__, range(len(chunks)), size)) as stream:
+    with closing(data.stream(lambda step: Request(chunks[step]), range(len(chunks)), size)) as stream:
         found = [pixels.images[pixels.locate(chunk)] for chunk, pixels in zip(chunks, stream, strict=True)]
     return torch.cat(found)
 
@@ -117,12 +118,12 @@ def test_a_process_of_two_decodes_what_it_shows_and_no_more(mix: str, image_fold
     asked: list[set[int]] = []
     stream = StreamedSet.stream
 
-    def watched(data: StreamedSet, request: Callable, steps: range, largest: int):
-        def remembered(step: int) -> torch.Tensor:
-            wanted = request(step)
-            asked.append(set(wanted.tolist()))
-            assert len(wanted) <= largest
-            return wanted
+    def watched(data: StreamedSet, requests: Callable, steps: range, largest: int):
+        def remembered(step: int) -> Request:
+            request = requests(step)
+            asked.append(set(request.index.tolist()))
+            assert len(request.index) <= largest
+            return request
 
         return stream(data, remembered, steps, largest)
 
@@ -214,7 +215,7 @@ def test_processes_end_with_the_stream(image_folder) -> None:
     """At once, also where someone holds the error that ended it: else they end when the garbage is collected."""
     folder = image_folder(COUNTS, size=(32, 32))
     (data,) = opened(folder, "torch", ("train",))
-    with closing(data.stream(lambda step: torch.arange(4) + step, range(8), 4)) as stream:
+    with closing(data.stream(lambda step: Request(torch.arange(4) + step), range(8), 4)) as stream:
         next(stream)
         assert len(multiprocessing.active_children()) == 2
     assert not multiprocessing.active_children()

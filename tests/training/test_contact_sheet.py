@@ -38,7 +38,10 @@ def test_inputs_shares_and_labels_are_those_of_the_batch() -> None:
 SINGLE = ("method.name=single", "method.num_inputs=1", "method.alpha=null", "method.probability=0.5")
 
 
-@pytest.mark.parametrize("settings", [(), ("method.num_inputs=3",), SINGLE])
+CUT = ("data.pad=0", "data.crop_area=[0.3, 1]", "data.image_size=8", "data.stored_size=12")
+
+
+@pytest.mark.parametrize("settings", [(), ("method.num_inputs=3",), SINGLE, CUT])
 def test_the_command_writes_a_picture(settings, tmp_path, capsys) -> None:
     out = tmp_path / "sheet.png"
     assert cli.main([*SHOW, *settings, "--samples", "3", "--epoch", "2", "--out", str(out)]) == 0

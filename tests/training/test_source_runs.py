@@ -21,13 +21,11 @@ from mixfast.data.sources.dali_presence import why_no_dali
 from mixfast.recipes import load_recipe
 from mixfast.training.assessment import assess
 from mixfast.training.run_directory import RunDirectory
-from mixfast.training.session import open_run
+from mixfast.training.session import load_data, open_run
 
 HAS_DALI = why_no_dali("cpu", torch.device("cpu")) is None
-STREAMING = (
-    "torch",
-    pytest.param("dali", marks=pytest.mark.skipif(not HAS_DALI, reason="NVIDIA DALI is not installed")),
-)
+WITHOUT_DALI = pytest.mark.skipif(not HAS_DALI, reason="NVIDIA DALI is not installed")
+STREAMING = ("torch", pytest.param("dali", marks=WITHOUT_DALI))
 
 
 @pytest.fixture
@@ -84,6 +82,53 @@ def test_a_run_ends_in_the_resident_bits_and_so_does_a_resumed_one(source, shape
     assert pauses >= 1
     assert_same_run(tmp_path / source, path)
     assert assess([str(path)]).metrics["top1"] == RunDirectory(path).read_summary()["top1"]
+
+
+CUT = ("data.pad=0", "data.crop_area=[0.2, 1]", "data.image_size=8")
+STORED = (*CUT, "data.stored_size=12")
+FROM_FILES = (*CUT, "data.regions=files")
+
+
+@pytest.mark.parametrize(
+    ("source", "crop"),
+    [
+        ("resident", CUT),
+        ("resident", STORED),
+        *(pytest.param(*pair, marks=WITHOUT_DALI) for pair in (("dali", STORED), ("dali", FROM_FILES))),
+        ("torch", FROM_FILES),
+    ],
+)
+def test_a_cropped_run_stopped_anywhere_ends_in_the_same_bits(
+    source, crop, shapes, small_config, run_session, tmp_path
+):
+    config = small_config(*settings(shapes, source), *crop)
+    assert run_session(config, tmp_path / "whole")
+    path = tmp_path / "parts"
+    assert not run_session(config, path, stop_after=5)
+    assert torch.load(RunDirectory(path).last, weights_only=True)["position"]["step"]
+    assert run_session(open_run(path)[0], path, resume=True)
+    assert_same_run(tmp_path / "whole", path)
+    assert assess([str(path)]).metrics["top1"] == RunDirectory(path).read_summary()["top1"]
+
+
+def test_auto_cuts_files_by_a_source_that_decodes(shapes, small_config, run_session, tmp_path):
+    config = small_config(*settings(shapes, "auto"), *FROM_FILES, "schedule.max_steps=1")
+    assert run_session(config, tmp_path / "run")
+    assert open_run(tmp_path / "run")[0].data.source == ("dali" if HAS_DALI else "torch")
+
+
+@pytest.mark.parametrize("select", ["validation", "test"])
+@pytest.mark.parametrize("source", ["resident", "torch"])
+def test_what_is_evaluated_has_the_size_of_the_views(source, select, shapes, small_config):
+    """And the very pixels and statistics of a run that stores nothing larger."""
+    select = f"evaluation.select={select}"
+    plain = load_data(small_config(*settings(shapes, source), *CUT, select), torch.device("cpu"))
+    larger = load_data(small_config(*settings(shapes, source), *STORED, select), torch.device("cpu"))
+    assert larger.train.shape[2:] == (12, 12) and larger.train.image_shape == (8, 8)
+    assert torch.equal(larger.train.labels, plain.train.labels)
+    for one, other in ((larger.held_out, plain.held_out), (larger.test, plain.test)):
+        assert one.shape == other.shape and one.identity() == other.identity()
+    assert (larger.train.mean, larger.train.std) == (plain.train.mean, plain.train.std)
 
 
 @pytest.mark.long

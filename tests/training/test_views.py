@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from mixfast.config import Config
 from mixfast.config.layers import Layer, build
 from mixfast.data import ImageSet
 from mixfast.data.randomness import random_keys
+from mixfast.data.regions import draw_regions
+from mixfast.data.resized_crop import resized_crop
 from mixfast.methods import METHODS, Moment
 from mixfast.mixing import draw_pixel_mixing, keep_main_predominant
 from mixfast.training import feed as feed_module
@@ -206,8 +209,47 @@ def test_cutmix_and_mixup_at_once_share_labels_as_pixels_are_shared(method, view
     assert sum(0.01 < share < 0.99 for share in shares) > len(shares) / 2
 
 
+@pytest.mark.parametrize("views", ["independent", "shared"])
+@pytest.mark.parametrize("kind", ["none", "cutmix"])
+@pytest.mark.parametrize("method", METHODS_WITH_MIX)
+def test_random_resized_crop_is_drawn_after_the_partners(method, kind, views) -> None:
+    """A batch is the regions of these draws in this order, flipped, blended and normalised; larger images are no matter."""
+    data = {"data": {"views": views, "repetition": 2, "pad": 0, "crop_area": (0.1, 0.9)}}
+    images = replace(random_set(size=(13, 13)), view_size=8)
+    feed = feed_of(images, {"method": METHODS_WITH_MIX[method], "msda": {"kind": kind}}, data)
+    batch, plan = batch_of(feed, step=1), feed.plan(100)
+
+    slots = plan.batch(1, views)
+    generator = torch.Generator()
+    generator.manual_seed(int(random_keys((1,), seed=0, stream=2**62 + 99 * len(plan) + 1)))
+    mixing = feed.method.draw(12, feed.grid, Moment(100, 300), generator=generator, device="cpu")
+    index, pixel_mixing = slots.images[:, None], None
+    if kind != "none":
+        index = torch.stack((slots.images, torch.randint(26, (len(slots.images),), generator=generator)), 1)
+    regions = draw_regions(index.numel(), (0.1, 0.9), (8, 8), generator=generator)
+    if kind != "none":
+        msda = feed.config.msda
+        pixel_mixing = draw_pixel_mixing(
+            kind, len(index), (8, 8), msda.alpha, msda.probability, generator=generator, device="cpu"
+        )
+        if method != "single" and views == "independent":
+            pixel_mixing, _ = keep_main_predominant(pixel_mixing, mixing.weights().flatten(0, 1))
+    flip = torch.rand(index.shape, generator=generator) < 0.5
+    expected = augment(
+        resized_crop(images.images, index.flatten(), regions, (8, 8)),
+        index=torch.arange(index.numel()).view(index.shape),
+        flip=flip,
+        mixing=pixel_mixing,
+        mean=MEAN,
+        std=STD,
+    )
+    assert batch.images.shape[2:] == (8, 8)
+    assert torch.equal(batch.images, expected)
+
+
 @settings(max_examples=40, deadline=None)
 @given(
+    cut=st.sampled_from([{}, {"pad": 0, "crop_area": (0.08, 1.0)}]),
     autoaugment=st.sampled_from(["none", "cifar", "imagenet", "randaugment"]),
     augmix=st.booleans(),
     erasing=st.sampled_from([0.0, 0.3, 1.0]),
@@ -219,9 +261,9 @@ def test_cutmix_and_mixup_at_once_share_labels_as_pixels_are_shared(method, view
     dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float64]),
 )
 def test_any_combination_gives_finite_views_that_repeat(
-    autoaugment, augmix, erasing, kind, method, views, channels, size, dtype
+    cut, autoaugment, augmix, erasing, kind, method, views, channels, size, dtype
 ) -> None:
-    data = {"augmix": augmix and autoaugment == "none", "random_erasing": erasing}
+    data = {"augmix": augmix and autoaugment == "none", "random_erasing": erasing, **cut}
     data |= {"randaugment": 2} if autoaugment == "randaugment" else {"autoaugment": autoaugment}
     sections = {"method": METHODS_WITH_MIX[method], "msda": {"kind": kind}, "data": {**data, "views": views}}
     repetition = {"data": {"repetition": 2}}
@@ -235,10 +277,17 @@ def test_any_combination_gives_finite_views_that_repeat(
 
 
 @pytest.mark.parametrize(
-    "data", [{"autoaugment": "cifar"}, {"autoaugment": "imagenet"}, {"randaugment": 3}, {"random_erasing": 0.5}]
+    "data",
+    [
+        {"autoaugment": "cifar"},
+        {"autoaugment": "imagenet"},
+        {"randaugment": 3},
+        {"random_erasing": 0.5},
+        {"crop_area": (0.08, 1.0)},
+    ],
 )
 def test_another_step_seed_or_epoch_draws_others(data) -> None:
-    """On one image, so that nothing but operations and erasing can differ."""
+    """On one image, so that nothing but operations, erasing and regions can differ."""
     one = image_set(random_set(size=(16, 16)).images[:1].repeat(26, 1, 1, 1))
     still = {"data": {"pad": 0, "flip": False, **data}}
     feed = feed_of(one, still)

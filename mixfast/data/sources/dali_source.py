@@ -1,6 +1,6 @@
 """The `dali` source: NVIDIA DALI decodes in its own threads, or on the GPU, what a pool of threads has read ahead.
 
-No image is decoded twice for one step, however often it is repeated there, and decoded images are not copied: the
+What a step asks for once is decoded once, however often it is repeated there, and decoded images are not copied: the
 training step augments from the memory that DALI decoded into.
 """
 
@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from mixfast.data.encoded import EncodedFile, read_bytes
 from mixfast.data.errors import DataError
 from mixfast.data.pixels import UndecodableError, read_pixels
 from mixfast.data.sources.dali_pipeline import DaliSettings, Encoded, build_pipeline
-from mixfast.data.sources.interface import PixelFormat
+from mixfast.data.sources.interface import PixelFormat, Wanted
 from mixfast.data.sources.reading import other_size, read_image, unreadable
 
 # Images that DALI decodes in one run at least, where there are enough: with batch repetition a step has few, and a run
@@ -48,18 +49,22 @@ class DaliSource:
         self._files, self._form, self._what = files, form, what
         self._threads, self._device_id = threads, device_id
         self._feeder = _Feeder(files, form, what)
-        self._idle: tuple[int, Pipeline] | None = None
+        self._idle: tuple[DaliSettings, Pipeline] | None = None
 
     def describe(self) -> str:
         where = "on the CPU (cpu)" if self._device_id is None else f"on CUDA device {self._device_id} (mixed)"
         return f"dali, decoded {where}, {self._threads} thread{'s' if self._threads > 1 else ''}"
 
-    def stream(self, requests: Iterator[Sequence[int]], largest: int) -> Iterator[Tensor]:
+    def stream(self, requests: Iterator[Sequence[Wanted]], largest: int) -> Iterator[Tensor]:
+        first = next(requests, ())
+        if not first:
+            return
+        cuts = first[0].region is not None
+        settings = DaliSettings(cuts, largest + _LEAST - 1, self._threads, self._device_id)
         with ThreadPoolExecutor(_READERS_A_THREAD * self._threads) as readers:
             feeder = self._feeder
-            feeder.begin(_grouped(requests), readers)
-            largest += _LEAST - 1
-            pipeline = self._pipeline(largest)
+            feeder.begin(_grouped(chain([first], requests)), readers)
+            pipeline = self._pipeline(settings)
             try:
                 while True:
                     images = self._images(self._run(pipeline))
@@ -68,21 +73,21 @@ class DaliSource:
                     yield from images.split(feeder.handed.popleft().group.sizes)
             finally:
                 if feeder.is_through:
-                    self._keep(pipeline, largest)
+                    self._keep(pipeline, settings)
 
-    def _pipeline(self, largest: int) -> Pipeline:
+    def _pipeline(self, settings: DaliSettings) -> Pipeline:
         """The one of the last epoch, if that came to its end."""
         idle, self._idle = self._idle, None
-        if idle is not None and idle[0] == largest:
+        if idle is not None and idle[0] == settings:
             return idle[1]
-        return build_pipeline(self._feeder.next, self._form, DaliSettings(largest, self._threads, self._device_id))
+        return build_pipeline(self._feeder.next, self._form, settings)
 
-    def _keep(self, pipeline: Pipeline, largest: int) -> None:
+    def _keep(self, pipeline: Pipeline, settings: DaliSettings) -> None:
         """For the next epoch: nothing is under way in it, so that it only has to learn that this epoch is over."""
         with suppress(StopIteration):
             pipeline.run()
         pipeline.reset()
-        self._idle = (largest, pipeline)
+        self._idle = (settings, pipeline)
 
     def _run(self, pipeline: Pipeline) -> Any | None:
         """The next step's list of images; None at the end."""
@@ -100,22 +105,23 @@ class DaliSource:
         form = self._form
         for place, shape in enumerate(output.shape()):
             if tuple(shape[:2]) != (form.height, form.width):
-                file = self._files[self._feeder.handed[0].group.positions[place]]
+                file = self._files[self._feeder.handed[0].group.wanted[place].position]
                 raise other_size(file, (shape[0], shape[1]), form, self._what)
         return torch.from_dlpack(output.as_tensor())
 
     def _explained(self, error: RuntimeError) -> DataError:
         """DALI says that some image cannot be decoded, not which: here is the one, and why."""
-        under_way = [position for run in self._feeder.handed for position in run.group.positions]
+        handed = [wanted.position for run in self._feeder.handed for wanted in run.group.wanted]
+        under_way = tuple(dict.fromkeys(handed))
         for position in under_way:
             try:
                 read_image(self._files[position], self._form, self._what)
             except DataError as found:
                 return found
         # What Pillow can read, DALI refuses: its own word, and the file that it cannot decode alone.
-        settings = DaliSettings(1, 1, self._device_id)
+        settings = DaliSettings(False, 1, 1, self._device_id)
         for position in under_way:
-            encoded = iter([[self._feeder.read(position)]])
+            encoded = iter([([self._feeder.read(position)], [])])
             try:
                 build_pipeline(encoded.__next__, self._form, settings).run()
             except RuntimeError as alone:
@@ -126,29 +132,33 @@ class DaliSource:
 
 @dataclass(frozen=True)
 class _Group:
-    """Steps that DALI decodes in one run. positions: their files, one step's after the other's; sizes: files a step."""
+    """Steps that DALI decodes in one run. wanted: by one step after the other; sizes: images a step."""
 
-    positions: list[int]
+    wanted: list[Wanted]
     sizes: list[int]
 
+    def regions(self) -> list[np.ndarray]:
+        """As DALI can take them: int64 [4] each."""
+        return [np.array(wanted.region, np.int64) for wanted in self.wanted if wanted.region is not None]
 
-def _grouped(requests: Iterator[Sequence[int]]) -> Iterator[_Group]:
+
+def _grouped(requests: Iterator[Sequence[Wanted]]) -> Iterator[_Group]:
     """As many steps together as make ``_LEAST`` images."""
-    positions: list[int] = []
+    wanted: list[Wanted] = []
     sizes: list[int] = []
     for request in requests:
-        positions += request
+        wanted += request
         sizes.append(len(request))
-        if len(positions) >= _LEAST:
-            yield _Group(positions, sizes)
-            positions, sizes = [], []
+        if len(wanted) >= _LEAST:
+            yield _Group(wanted, sizes)
+            wanted, sizes = [], []
     if sizes:
-        yield _Group(positions, sizes)
+        yield _Group(wanted, sizes)
 
 
 @dataclass(frozen=True)
 class _Run:
-    """encoded: what is in the group's files; held here, because DALI reads it in place."""
+    """encoded: what DALI got of the group; held here, because DALI reads it in place."""
 
     group: _Group
     encoded: Encoded
@@ -164,7 +174,7 @@ class _Feeder:
     def begin(self, groups: Iterator[_Group], readers: ThreadPoolExecutor) -> None:
         """A new epoch; what was under way is forgotten."""
         self._groups, self._readers = groups, readers
-        self._reading: deque[tuple[_Group, list[Future[Encoded]]]] = deque()
+        self._reading: deque[tuple[_Group, list[Future[list[np.ndarray]]]]] = deque()
         self._all_asked = False
         self.handed.clear()
 
@@ -174,13 +184,13 @@ class _Feeder:
         return self._all_asked and not self._reading and not self.handed
 
     def next(self) -> Encoded:
-        """The files of the next group. Raises StopIteration after the last, DataError for a file that cannot be read."""
+        """What DALI is to decode next. Raises StopIteration after the last, DataError for a file that cannot be read."""
         while len(self._reading) < _READ_AHEAD and not self._all_asked:
             self._start_reading()
         if not self._reading:
             raise StopIteration
         group, parts = self._reading.popleft()
-        encoded = [data for part in parts for data in part.result()]
+        encoded = [data for part in parts for data in part.result()], group.regions()
         self.handed.append(_Run(group, encoded))
         return encoded
 
@@ -200,11 +210,11 @@ class _Feeder:
         if group is None:
             self._all_asked = True
             return
-        positions = group.positions
+        positions = [wanted.position for wanted in group.wanted]
         chunks = [positions[start : start + _CHUNK] for start in range(0, len(positions), _CHUNK)]
         self._reading.append((group, [self._readers.submit(self._read_all, chunk) for chunk in chunks]))
 
-    def _read_all(self, positions: Sequence[int]) -> Encoded:
+    def _read_all(self, positions: Sequence[int]) -> list[np.ndarray]:
         return [self.read(position) for position in positions]
 
     def _without_gif(self, file: str) -> np.ndarray:

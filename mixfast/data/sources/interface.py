@@ -10,13 +10,43 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-Request = Callable[[int], Tensor]
-"""What step number so-and-so wants: int64 [n] on the host, indices into the data set, increasing, none twice."""
+from mixfast.data.regions import Region
+
+
+class Wanted(NamedTuple):
+    """One image that a source is asked for. position: in its list of files. region: that alone is to be decoded, and
+    resized to the images' size; None: the whole image."""
+
+    position: int
+    region: Region | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What one step wants, on the host.
+
+    index    int64 [n], indices into the data set: increasing and none twice, unless regions of them are wanted
+    regions  int64 [n, 4], each in the order of `Region`; None: the images are wanted whole
+    """
+
+    index: Tensor
+    regions: Tensor | None = None
+
+    def each(self) -> list[Wanted]:
+        """The same one by one, as sources are asked."""
+        if self.regions is None:
+            return [Wanted(position) for position in self.index.tolist()]
+        asked = zip(self.index.tolist(), self.regions.tolist(), strict=True)
+        return [Wanted(position, Region(*region)) for position, region in asked]
+
+
+Requests = Callable[[int], Request]
+"""What step number so-and-so wants."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +54,8 @@ class Pixels:
     """Decoded images on the training device.
 
     images  uint8 [n, c, H, W] in channels-last memory
-    index   int64 [n], increasing: which images of the data set these are; None: all of them, in their order
+    index   int64 [n], increasing: which images of the data set these are; None: all of them, in their order, or where
+            regions were wanted, those
     """
 
     images: Tensor
@@ -50,10 +81,11 @@ class PixelFormat:
 class PixelSource(Protocol):
     """Decodes files step by step, ahead of those who consume."""
 
-    def stream(self, requests: Iterator[Sequence[int]], largest: int) -> Iterator[Tensor]:
+    def stream(self, requests: Iterator[Sequence[Wanted]], largest: int) -> Iterator[Tensor]:
         """uint8 [n, H, W, c] for each of `requests`, in their order; what was begun ends when the iterator is closed.
 
-        requests are positions in the list of files, at most `largest` each; they are looked at some steps ahead.
+        requests ask for at most `largest` images each, all whole or all by their regions; they are looked at some steps
+        ahead.
 
         Raises CorruptImageError for a file that cannot be decoded, DataError for one that cannot be read or has another
         size than the rest; the message names the file.

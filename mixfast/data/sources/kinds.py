@@ -15,12 +15,14 @@ from mixfast.data.sources.interface import PixelFormat, PixelSource
 @dataclass(frozen=True)
 class SourceOptions:
     """kind: auto, resident, or what decodes: dali or torch. decoder: DALI's, cpu or mixed. workers: threads or processes
-    that decode, None for one a core. resident_share: of the free memory, that auto gives to decoded images."""
+    that decode, None for one a core. resident_share: of the free memory, that auto gives to decoded images. from_files:
+    whether regions are cut out of files, so that auto must not choose resident."""
 
     kind: str = "auto"
     decoder: str = "cpu"
     workers: int | None = None
     resident_share: float = 0.5
+    from_files: bool = False
 
 
 def make_source(

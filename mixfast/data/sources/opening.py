@@ -55,18 +55,43 @@ def open_images(
     return tuple(opener.open(split).to(device) for split in splits)
 
 
+def open_larger(data: Images, size: int, **opening: object) -> Images:
+    """The training split `data`, its images decoded to squares of `size` pixels, from which views as large as they were are
+    cut. They are normalised as before. `opening`: what `data` was opened with, as in `open_images`."""
+    view_size = data.image_shape[0]
+    if isinstance(data, StreamedSet):
+        form = dataclasses.replace(data.form, height=size, width=size, image_size=size)
+        return dataclasses.replace(data, form=form, view_size=view_size)
+    opening |= {"options": SourceOptions("resident"), "image_size": size, "device": data.device}
+    (larger,) = open_images(data.name, ("train",), **opening)
+    return dataclasses.replace(larger, mean=data.mean, std=data.std, view_size=view_size)
+
+
 def choose_source(
-    name: str, splits: Sequence[str], *, options: SourceOptions, device: torch.device, **loading: object
+    name: str,
+    splits: Sequence[str],
+    *,
+    options: SourceOptions,
+    device: torch.device,
+    stored_size: int | None = None,
+    **loading: object,
 ) -> str:
-    """What auto stands for: resident where the decoded splits take at most options.resident_share of the memory that is
-    free now, the device's too where that is not the host's, or where they come as arrays; else dali, or torch where DALI
-    cannot work. `loading` as in `open_images`."""
-    return _choose(SplitLoader(name, **loading), splits, options, device)
+    """What auto stands for: resident where the decoded splits, and the training split at stored_size, take at most
+    options.resident_share of the memory that is free now, the device's too where that is not the host's, or where they come
+    as arrays; else dali, or torch where DALI cannot work. `loading` as in `open_images`."""
+    return _choose(SplitLoader(name, **loading), splits, options, device, stored_size)
 
 
-def _choose(loader: SplitLoader, splits: Sequence[str], options: SourceOptions, device: torch.device) -> str:
-    needed = sum(decoded_bytes(loader.source.open(split, loader.root), loader.image_size) for split in splits)
-    if all(needed <= options.resident_share * free for free in _free_memory(device)):
+def _choose(
+    loader: SplitLoader,
+    splits: Sequence[str],
+    options: SourceOptions,
+    device: torch.device,
+    stored_size: int | None = None,
+) -> str:
+    stored = [(split, loader.image_size) for split in splits] + [("train", stored_size)] * (stored_size is not None)
+    needed = sum(decoded_bytes(loader.source.open(split, loader.root), size) for split, size in stored)
+    if not options.from_files and all(needed <= options.resident_share * free for free in _free_memory(device)):
         return "resident"
     if options.decoder == "mixed":
         require_dali(options.decoder, device)
@@ -106,9 +131,10 @@ class _StreamOpener:
     def open(self, split: str) -> StreamedSet:
         raw = self._loader.source.open(split, self._loader.root)
         if not raw.images:
+            also = " and data.regions=images" if self._options.from_files else ""
             raise DataError(
                 f"data.source is {self._options.kind} and data.name is {raw.name}: its images lie in arrays, there are no "
-                "files to decode; set data.source=resident"
+                f"files to decode; set data.source=resident{also}"
             )
         known = raw.statistics
         if known is None and raw.split != "train":

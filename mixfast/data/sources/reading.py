@@ -7,17 +7,21 @@ import numpy as np
 from mixfast.data.decode import corrupt_image_error
 from mixfast.data.encoded import EncodedFile
 from mixfast.data.errors import DataError
-from mixfast.data.pixels import UndecodableError, read_pixels
+from mixfast.data.pixels import UndecodableError, read_pixels, read_region
+from mixfast.data.regions import Region
 from mixfast.data.sources.interface import PixelFormat
 
 
-def read_image(file: EncodedFile, form: PixelFormat, what: str) -> np.ndarray:
-    """The image in `file` as uint8 [H, W, c], exactly as a resident set holds it.
+def read_image(file: EncodedFile, form: PixelFormat, what: str, region: Region | None = None) -> np.ndarray:
+    """The image in `file` as uint8 [H, W, c], exactly as a resident set holds it; or a region of it, at the same size.
 
     Raises CorruptImageError or DataError that name the file and `what` it belongs to.
     """
     try:
-        pixels = read_pixels(file, form.channels, form.image_size)
+        if region is None:
+            pixels = read_pixels(file, form.channels, form.image_size)
+        else:
+            pixels = read_region(file, form.channels, form.height, region)
     except UndecodableError as error:
         raise corrupt_image_error(what, [f"{file}: {error}"]) from error
     except OSError as error:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mixfast.data.encoded import EncodedFile
 from mixfast.data.image_set import check_labels, check_statistics
-from mixfast.data.sources.interface import PixelFormat, Pixels, PixelSource, Request
+from mixfast.data.sources.interface import PixelFormat, Pixels, PixelSource, Request, Requests, Wanted
 from mixfast.data.sources.kinds import SourceOptions, make_source
 
 
@@ -41,6 +41,7 @@ class StreamedSet:
     options: SourceOptions
     device: torch.device = torch.device("cpu")
     skipped: int = 0
+    view_size: int | None = None
 
     def __post_init__(self) -> None:
         where = f"{self.name} ({self.split})"
@@ -60,32 +61,33 @@ class StreamedSet:
 
     @property
     def image_shape(self) -> tuple[int, int]:
-        """(H, W) in pixels."""
-        return self.form.height, self.form.width
+        """(H, W) in pixels of what a network sees."""
+        return (self.view_size, self.view_size) if self.view_size else (self.form.height, self.form.width)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """(N, c, H, W)."""
-        return len(self), self.channels, *self.image_shape
+        return len(self), self.channels, self.form.height, self.form.width
 
     @cached_property
     def source(self) -> PixelSource:
         """Made when it is first asked for: one that decodes nothing costs nothing."""
         return make_source(self.options, self.files, self.form, self.device, f"{self.name} ({self.split})")
 
-    def stream(self, request: Request, steps: range, largest: int) -> Iterator[Pixels]:
+    def stream(self, requests: Requests, steps: range, largest: int) -> Iterator[Pixels]:
         """The pixels of each of `steps`, in order, decoded ahead; see `PixelSource.stream` for the errors."""
-        asked: deque[Tensor] = deque()
+        asked: deque[Request] = deque()
 
-        def requests() -> Iterator[list[int]]:
+        def one_by_one() -> Iterator[list[Wanted]]:
             for step in steps:
-                asked.append(request(step))
-                yield asked[-1].tolist()
+                asked.append(requests(step))
+                yield asked[-1].each()
 
-        with closing(self.source.stream(requests(), largest)) as decoded:
+        with closing(self.source.stream(one_by_one(), largest)) as decoded:
             for images_nHWc in decoded:
-                index = asked.popleft()
-                yield Pixels(self._uploaded(images_nHWc).permute(0, 3, 1, 2), self._uploaded(index))
+                request = asked.popleft()
+                index = self._uploaded(request.index) if request.regions is None else None
+                yield Pixels(self._uploaded(images_nHWc).permute(0, 3, 1, 2), index)
 
     def subset(self, index: Tensor, split: str) -> StreamedSet:
         """The images at `index` (int64 [n]) as a set of its own, called `split`."""

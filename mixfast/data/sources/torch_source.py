@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mixfast.data.encoded import EncodedFile
 from mixfast.data.errors import DataError
-from mixfast.data.sources.interface import PixelFormat
+from mixfast.data.sources.interface import PixelFormat, Wanted
 from mixfast.data.sources.processes import start_method
 from mixfast.data.sources.reading import read_image
 
@@ -31,7 +31,7 @@ class TorchSource:
     def describe(self) -> str:
         return f"torch, decoded by Pillow in {self._workers} process{'es' if self._workers > 1 else ''}"
 
-    def stream(self, requests: Iterator[Sequence[int]], largest: int) -> Iterator[Tensor]:
+    def stream(self, requests: Iterator[Sequence[Wanted]], largest: int) -> Iterator[Tensor]:
         loader = DataLoader(
             _Files(self._files, self._form, self._what),
             batch_sampler=requests,  # type: ignore[arg-type]  # looked at one by one, never measured
@@ -63,12 +63,12 @@ class _Files(Dataset):
     def __init__(self, files: Sequence[EncodedFile], form: PixelFormat, what: str) -> None:
         self._files, self._form, self._what = files, form, what
 
-    def __getitems__(self, positions: Sequence[int]) -> Tensor | DataError:
+    def __getitems__(self, request: Sequence[Wanted]) -> Tensor | DataError:
         form = self._form
-        images = np.empty((len(positions), form.height, form.width, form.channels), dtype=np.uint8)
+        images = np.empty((len(request), form.height, form.width, form.channels), dtype=np.uint8)
         try:
-            for place, position in enumerate(positions):
-                images[place] = read_image(self._files[position], form, self._what)
+            for place, (position, region) in enumerate(request):
+                images[place] = read_image(self._files[position], form, self._what, region)
         except DataError as error:
             return error
         return torch.from_numpy(images)
