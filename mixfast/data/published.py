@@ -24,6 +24,8 @@ COUNTS: dict[str, dict[str, int]] = {
     "cifar10": {"train": 50_000, "test": 10_000},
     "cifar100": {"train": 50_000, "test": 10_000},
     "svhn": {"train": 73_257, "test": 26_032},
+    "stl10": {"train": 5_000, "test": 8_000},
+    "mnist-m": {"train": 60_000, "test": 10_000},
     "tiny-imagenet": {"train": 100_000, "val": 10_000},
     "imagenet": {"train": 1_281_167, "val": 50_000},
     "imagenet100": {"train": 126_689, "val": 5_000},
@@ -49,6 +51,8 @@ CIFAR100_CLASSES = tuple(
 FASHION_MNIST_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
+
+STL10_CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
 
 # The fifteen corruptions of the benchmark; `CORRUPTIONS_HELD_OUT` are its extra four, meant for tuning.
 CORRUPTIONS = (

@@ -12,8 +12,10 @@ from mixfast.data.fashion_mnist import FashionMnist
 from mixfast.data.file_list import FileList
 from mixfast.data.folder import ImageFolder
 from mixfast.data.imagenet import IMAGENET, IMAGENET100
+from mixfast.data.mnist_m import MnistM
 from mixfast.data.shards import Shards
 from mixfast.data.source import Source
+from mixfast.data.stl10 import STL10
 from mixfast.data.tiny_imagenet import TinyImageNet
 from mixfast.data.torchvision_sets import CIFAR10, CIFAR100, SVHN
 
@@ -25,6 +27,8 @@ _SOURCES: dict[str, Source] = {
         CIFAR10,
         CIFAR100,
         SVHN,
+        STL10,
+        MnistM(),
         TinyImageNet(),
         IMAGENET,
         IMAGENET100,

@@ -15,7 +15,7 @@ from mixfast.data.download import download, open_downloaded
 from mixfast.data.paths import stamp_files
 from mixfast.data.source import Decoded, DecodeOptions, RawSplit, check_split
 
-# (root, split) -> (images uint8 [N, 32, 32, 3], labels [N])
+# (root, split) -> (images uint8 [N, H, W, 3], labels [N])
 Reader = Callable[[Path, str], tuple[np.ndarray, np.ndarray]]
 
 
@@ -43,7 +43,7 @@ class TorchvisionSet:
             return Decoded(pixels, torch.from_numpy(labels.astype(np.int64)))
 
         stamps = stamp_files([location / file for file in self.files[split]], location)
-        return RawSplit(self.name, split, location, self.classes, stamps, published.STATISTICS[self.name], decode)
+        return RawSplit(self.name, split, location, self.classes, stamps, published.STATISTICS.get(self.name), decode)
 
     def _locate(self, split: str, root: Path) -> Path:
         for folder in (root, root / self.name):
@@ -55,7 +55,7 @@ class TorchvisionSet:
 
 def _which(kind: str, split: str) -> dict[str, str | bool]:
     """How torchvision's class is told the split."""
-    return {"split": split} if kind == "SVHN" else {"train": split == "train"}
+    return {"train": split == "train"} if kind.startswith("CIFAR") else {"split": split}
 
 
 def _cifar_reader(kind: str, name: str) -> Reader:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import nn
 from mixfast.data import Images
 from mixfast.errors import MixfastError
 from mixfast.files import replacing
+from mixfast.training.run_directory import unwritten
 
 FORMAT = 1
 
@@ -81,11 +81,7 @@ def _written(path: Path) -> Iterator[Path]:
         with replacing(path) as temporary:
             yield temporary
     except (OSError, RuntimeError, SafetensorError) as error:
-        free = shutil.disk_usage(path.parent).free if path.parent.exists() else 0
-        raise CheckpointError(
-            f"{path} cannot be written ({free / 2**20:,.1f} MiB are free there; an earlier {path.name} is untouched): {error}. "
-            f"When that is mended: mixfast train --resume {path.parent}"
-        ) from error
+        raise CheckpointError(unwritten(path, error)) from error
 
 
 def fingerprint(data: Images) -> str:

@@ -13,6 +13,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,15 @@ from mixfast.files import replacing, write_text
 
 class RunError(MixfastError):
     """A run directory cannot be created or continued."""
+
+
+def unwritten(path: Path, error: Exception) -> str:
+    """The message for a file of a run that cannot be written, such as on a full disk, and how to go on."""
+    free = shutil.disk_usage(path.parent).free if path.parent.exists() else 0
+    return (
+        f"{path} cannot be written ({free / 2**20:,.1f} MiB are free there; what was written before is untouched): {error}. "
+        f"When that is mended: mixfast train --resume {path.parent}"
+    )
 
 
 class RunDirectory:
@@ -68,9 +80,17 @@ class RunDirectory:
             raise RunError(f"{self.path} holds no run: there is no {self.config_file.name} in it")
         return Config.from_yaml(self.config_file)
 
+    @contextmanager
+    def writing(self, file: Path) -> Iterator[None]:
+        """While entered, an OSError is a RunError that names ``file``: that of a full disk names none."""
+        try:
+            yield
+        except OSError as error:
+            raise RunError(unwritten(file, error)) from error
+
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Adds one line, and waits until it is on the disk."""
-        with open(self.metrics_file, "a", encoding="utf-8") as file:
+        with self.writing(self.metrics_file), open(self.metrics_file, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -90,10 +110,12 @@ class RunDirectory:
     def keep_metrics_through(self, epoch: int) -> None:
         """Drops the lines of later epochs: a run killed after writing one repeats that epoch."""
         kept = [record for record in self.read_metrics() if record["epoch"] <= epoch]
-        write_text(self.metrics_file, "".join(json.dumps(record) + "\n" for record in kept))
+        with self.writing(self.metrics_file):
+            write_text(self.metrics_file, "".join(json.dumps(record) + "\n" for record in kept))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        write_text(self.summary_file, json.dumps(summary, indent=2) + "\n")
+        with self.writing(self.summary_file):
+            write_text(self.summary_file, json.dumps(summary, indent=2) + "\n")
 
     def read_summary(self) -> dict[str, Any] | None:
         """The final figures; None while the run is not finished."""
@@ -101,5 +123,5 @@ class RunDirectory:
 
     def save_figure(self, figure: Any) -> None:
         """Writes a matplotlib figure as ``curves.png``."""
-        with replacing(self.curves) as temporary:
+        with self.writing(self.curves), replacing(self.curves) as temporary:
             figure.savefig(temporary, format="png", dpi=120)

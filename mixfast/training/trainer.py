@@ -123,7 +123,7 @@ class Trainer:
 
         Raises:
             DivergedError: the loss is not finite.
-            CheckpointError, OSError: a file could not be written.
+            CheckpointError, RunError, OSError: a file could not be written.
         """
         if self.position.step == 0:
             self._save()
@@ -262,9 +262,10 @@ class Trainer:
             return
         record = {**self._training_record(loss), **self._evaluation_record(logits)}
         self.run.append_metrics(record)
-        for name in ("loss", "lr", "images_per_second", "top1", "nll", "ece"):
-            writer.add_scalar(name, record[name], epoch)
-        writer.flush()
+        with self.run.writing(self.run.path / "events.out"):
+            for name in ("loss", "lr", "images_per_second", "top1", "nll", "ece"):
+                writer.add_scalar(name, record[name], epoch)
+            writer.flush()
         if self.config.evaluation.select == "last" or record["top1"] > self.position.best_top1:
             self.position.best_epoch, self.position.best_top1 = epoch, record["top1"]
             save_weights(self.run.best, self.selected_network)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -28,6 +29,17 @@ def real_data() -> Path:
     if not _REAL_DATA:
         pytest.skip("MIXFAST_DATA is not set: no real data here")
     return Path(_REAL_DATA)
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchvision cannot download."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise URLError("no network here")
+
+    monkeypatch.setattr("torchvision.datasets.utils._urlretrieve", refuse)
+    monkeypatch.setattr("torchvision.datasets.utils._get_redirect_url", refuse)
 
 
 @pytest.fixture

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
 import pickle
-import struct
 from pathlib import Path
-from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
 import torchvision.datasets
+from idx_files import write_idx
 from sklearn.datasets import load_digits
 
 from mixfast.data import DataError, fashion_mnist, load_split, prepare, published, split_names
@@ -21,15 +19,6 @@ RANDOM = np.random.default_rng(5)
 
 def random_bytes(*shape: int) -> np.ndarray:
     return RANDOM.integers(0, 256, shape, dtype=np.uint8)
-
-
-@pytest.fixture
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise URLError("no network here")
-
-    monkeypatch.setattr("torchvision.datasets.utils._urlretrieve", refuse)
-    monkeypatch.setattr("torchvision.datasets.utils._get_redirect_url", refuse)
 
 
 # --- digits -------------------------------------------------------------------------------------------------------
@@ -62,12 +51,6 @@ def test_digits_can_be_enlarged_and_prepared(tmp_path: Path) -> None:
 
 
 # --- Fashion-MNIST ------------------------------------------------------------------------------------------------
-
-
-def write_idx(file: Path, values: np.ndarray) -> None:
-    header = struct.pack(f">{1 + values.ndim}I", 0x800 + values.ndim, *values.shape)
-    content = header + values.tobytes()
-    file.write_bytes(gzip.compress(content) if file.suffix == ".gz" else content)
 
 
 @pytest.fixture(params=["", ".gz"])

@@ -27,7 +27,7 @@ def test_an_unknown_name_suggests_the_nearest(name: str, nearest: str) -> None:
 
 
 def test_always_train_and_test(tmp_path: Path) -> None:
-    for name in ("digits", "fashion-mnist", "cifar10", "cifar100", "svhn", "tiny-imagenet"):
+    for name in ("digits", "fashion-mnist", "cifar10", "cifar100", "svhn", "stl10", "mnist-m", "tiny-imagenet"):
         assert split_names(name, tmp_path)[:2] == ("train", "test")
     with pytest.raises(DataError, match="digits: split is 'valid', expected one of: train, test"):
         load_split("digits", "valid", root=tmp_path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import shutil
-from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -12,8 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from sources_here import STREAMING
 
@@ -150,48 +147,6 @@ def test_jpegs_agree_within_the_decoders_rounding(kind: str, tmp_path: Path, ran
     (streamed,), (resident,) = (opened(tmp_path, source, ("train",)) for source in (kind, "resident"))
     difference = (all_pixels(streamed).int() - resident.images.int()).abs()
     assert difference.max() <= (0 if kind == "torch" else 2)
-
-
-@pytest.mark.parametrize("kind", ("resident", *STREAMING))
-def test_every_image_b_times_in_every_slot_over_an_epoch_also_resumed(kind: str, image_folder: Folder) -> None:
-    """Images of one value each tell, from the batches themselves, who stands where; padding and mixing are off."""
-    folder = image_folder({"train/cat": 13, "train/dog": 10, "test/cat": 1, "test/dog": 1}, size=(8, 8))
-    for number, file in enumerate(sorted((folder / "train").rglob("*.png"))):
-        Image.fromarray(np.full((8, 8, 3), 10 * number + 5, np.uint8)).save(file)
-    (data,) = opened(folder, kind, ("train",))
-
-    @settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(
-        repetition=st.integers(1, 3),
-        distinct=st.integers(1, 7),
-        views=st.sampled_from(["independent", "shared"]),
-        epoch=st.integers(1, 5),
-        break_at=st.floats(0, 1),
-    )
-    def check(repetition: int, distinct: int, views: str, epoch: int, break_at: float) -> None:
-        sections = {
-            "data": {"pad": 0, "repetition": repetition, "views": views},
-            "training": {"batch_size": repetition * distinct},
-        }
-        feed = feed_of(data, sections)
-        plan, moment = feed.plan(epoch), Moment(epoch, 5)
-        stop = int(break_at * len(plan))
-        batches = []
-        with closing(feed.batches(plan, moment)) as before:
-            batches += [next(before) for _ in range(stop)]
-        batches += feed.batches(plan, moment, stop)  # the run that goes on
-        assert len(batches) == 23 // distinct
-        counts = [Counter(), Counter()]
-        for batch in batches:
-            values = batch.images[:, 0, 4, 4] * data.std[0] + data.mean[0]
-            numbers = ((values * 255 - 5) / 10).round().long()
-            for slot, counter in enumerate(counts):
-                counter.update(numbers[batch.index[:, slot]].tolist())
-        used = plan.images.flatten().tolist()
-        assert counts[0] == counts[1] == dict.fromkeys(used, repetition)
-        assert len(used) == 23 // distinct * distinct
-
-    check()
 
 
 def spoil(kind: str, file: Path, jpeg: Callable[[Path], Path]) -> None:

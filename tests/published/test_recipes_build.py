@@ -21,9 +21,9 @@ from mixfast.training.session import build_network
 from mixfast.training.trainer import batch_loss
 
 NUM_CLASSES = {
-    "cifar10": 10, "cifar100": 100, "tiny-imagenet": 200, "folder:imagenet": 1000, "folder:imagenet100": 100,
+    "cifar10": 10, "cifar100": 100, "tiny-imagenet": 200, "imagenet": 1000, "imagenet100": 100,
 }  # fmt: skip
-SIDES = {"digits": 8, "tiny-imagenet": 64, "folder:imagenet": 224, "folder:imagenet100": 224}
+SIDES = {"digits": 8, "tiny-imagenet": 64, "imagenet": 224, "imagenet100": 224}
 
 # Millions as printed, for one input and for two: tables A.17 (WRN, CIFAR-100) and 3.5 (PreActResNet, Tiny ImageNet).
 # Table 3.5 prints one number for all methods; that of w = 2 is the one with two inputs.

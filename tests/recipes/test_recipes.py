@@ -217,7 +217,7 @@ def test_tiny_imagenet_settings():
 
 def test_imagenet_settings():
     for recipe in of_data("imagenet"):
-        assert (recipe.data.name, recipe.data.image_size) == ("folder:imagenet", 224)
+        assert (recipe.data.name, recipe.data.image_size) == ("imagenet", 224)
         assert (recipe.optimizer.momentum, recipe.optimizer.nesterov) == (0.9, True)
         assert recipe.learning_rate() == pytest.approx(0.1 / recipe.data.repetition, rel=1e-12)
         assert [drop / recipe.schedule.epochs for drop in recipe.schedule.decay_epochs] == pytest.approx(
@@ -265,8 +265,8 @@ def test_transformers_settings():
         is_long = schedule.epochs == 300
         assert data.repetition in (1, 3, 4) and data.views == "independent"
         distinct = recipe.training.batch_size // data.repetition
-        assert distinct == (1048 if data.name == "folder:imagenet100" else 128)
-        assert data.autoaugment == ("imagenet" if data.name == "folder:imagenet100" else "cifar")
+        assert distinct == (1048 if data.name == "imagenet100" else 128)
+        assert data.autoaugment == ("imagenet" if data.name == "imagenet100" else "cifar")
         assert data.random_erasing == 0.25 and recipe.training.label_smoothing == 0.1
         assert (optimizer.name, optimizer.lr_scaling, optimizer.decay_vectors) == ("adamw", "sqrt", False)
         assert recipe.learning_rate() == pytest.approx(5e-4 if is_long else 1e-3)
@@ -275,7 +275,7 @@ def test_transformers_settings():
         assert schedule.warmup_epochs == 0.1 * schedule.epochs and schedule.decay == 0.1
         assert schedule.decay_epochs == ((250, 280) if is_long else (125, 140))
         mixes = recipe.method.name.startswith("mixvit")
-        doubled = 2 if mixes and data.name in ("tiny-imagenet", "folder:imagenet100") else 1
+        doubled = 2 if mixes and data.name in ("tiny-imagenet", "imagenet100") else 1
         assert optimizer.weight_decay == 0.05 * doubled
         assert recipe.model.drop_path == (0.05 * doubled if recipe.model.name.startswith("cait") else 0)
         if mixes and recipe.method.tokens == "mixed":

@@ -24,7 +24,7 @@ def timeless(run):
 
 
 class StopAfter:
-    """A stop request that comes true after so many looks at it; the loop looks several times a step."""
+    """A stop request that comes true after so many looks at it; the loop looks once a step."""
 
     signal_number = 15
 
