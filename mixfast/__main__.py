@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 
-# About half a millisecond: longer than the gaps between the parallel parts of a training step. GNU OpenMP's own choice is
-# thirty times that after every one of them, on cores that the threads which decode images are waiting for.
-SPINS = "10000"
+# About two milliseconds: longer than nearly all gaps between the parallel parts of a training step. GNU OpenMP's own choice is six
+# times that after every one of them, on cores that the threads which decode images are waiting for.
+SPINS = "50000"
 
 
 def main() -> int:

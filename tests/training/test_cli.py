@@ -78,7 +78,7 @@ def test_unknown_options_stop_with_the_usage(capsys):
 
 @pytest.mark.parametrize(
     ("given", "expected"),
-    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
+    [({}, "50000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
 )
 def test_threads_spin_briefly_unless_told_otherwise(given, expected):
     """OpenMP reads it when torch is loaded: it must be settled by then."""
