@@ -1,12 +1,13 @@
-"""How the processes of a DataLoader are started."""
+"""How the processes of a DataLoader are started, and end."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import forkserver
+from multiprocessing import connection, forkserver
 from multiprocessing.context import BaseContext
 
 
@@ -24,6 +25,20 @@ def start_method() -> BaseContext:
     with _environment("MIXFAST_BACKEND", "reference"):
         forkserver.ensure_running()
     return context
+
+
+def end_with_parent(worker_id: int) -> None:
+    """Called in a process of a DataLoader: it ends when the one that started it is gone, killed too.
+
+    torch watches the process id of the parent, which is the fork server's; and that server lives as long as one of its
+    children does, so that they would keep each other alive for ever.
+    """
+
+    def wait() -> None:
+        connection.wait([multiprocessing.parent_process().sentinel])
+        os._exit(1)
+
+    threading.Thread(target=wait, name="mixfast parent", daemon=True).start()
 
 
 @contextmanager

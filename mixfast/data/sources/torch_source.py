@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from mixfast.data.encoded import EncodedFile
 from mixfast.data.errors import DataError
 from mixfast.data.sources.interface import PixelFormat, Wanted
-from mixfast.data.sources.processes import start_method
+from mixfast.data.sources.processes import end_with_parent, start_method
 from mixfast.data.sources.reading import read_image
 
 # Steps that each process works ahead.
@@ -38,6 +38,7 @@ class TorchSource:
             num_workers=self._workers,
             prefetch_factor=_AHEAD,
             multiprocessing_context=start_method(),
+            worker_init_fn=end_with_parent,
             collate_fn=_as_it_is,
             generator=torch.Generator(),  # for seeds that nobody uses, which are else drawn from training's own generator
         )
