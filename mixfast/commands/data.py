@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 
 from mixfast.data import prepare
+from mixfast.data.shard_writing import SHARD_SIZE, write_shards
 from mixfast.files import replacing
 from mixfast.methods import Moment
 from mixfast.recipes import load_recipe
@@ -26,6 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     action.add_argument("--from", dest="source", metavar="DIR", help="the folder it lies in (default: $MIXFAST_DATA)")
     action.add_argument("--image-size", type=int, help="resize and crop images to this many pixels a side")
     action.add_argument("--skip-corrupt", action="store_true", help="leave out image files that cannot be decoded")
+    action.add_argument(
+        "--shards", metavar="DIR", help="instead: write its image files, as they are, as WebDataset shards"
+    )
+    action.add_argument("--shard-size", type=int, metavar="N", help="images a shard (default: 1000)")
     action = actions.add_parser(
         "show", help="draw what a recipe's network sees: inputs, zones, mixes and labels, as a PNG"
     )
@@ -44,9 +49,26 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def _prepare(args: argparse.Namespace, console: Console) -> int:
+    if args.shards is not None:
+        return _write_shards(args, console)
+    if args.shard_size is not None:
+        raise ValueError(f"--shard-size is {args.shard_size}, which has no effect without --shards")
     options = {"root": args.source, "image_size": args.image_size, "skip_corrupt": args.skip_corrupt}
     for prepared in prepare(args.name, **options):
         console.print(prepared.describe(), highlight=False)
+    return 0
+
+
+def _write_shards(args: argparse.Namespace, console: Console) -> int:
+    for option, value in (("--image-size", args.image_size), ("--skip-corrupt", args.skip_corrupt or None)):
+        if value is not None:
+            raise ValueError(f"{option} has no effect with --shards, which copies files as they are")
+    size = SHARD_SIZE if args.shard_size is None else args.shard_size
+    if size < 1:
+        raise ValueError(f"--shard-size is {size}, expected at least 1")
+    for written in write_shards(args.name, args.shards, root=args.source, shard_size=size):
+        console.print(written.describe(), highlight=False)
+    console.print(f"use it as:  data.name=shards:{args.shards}", highlight=False)
     return 0
 
 

@@ -113,10 +113,10 @@ def in_parallel(count: int, work: Callable[[int], None], what: str) -> None:
 
     pool = ThreadPoolExecutor(usable_cores())
     try:
-        with _progress() as progress:
-            task = progress.add_task(what, total=count)
+        with progress() as bar:
+            task = bar.add_task(what, total=count)
             for done in pool.map(run, range(0, count, _CHUNK)):
-                progress.advance(task, done)
+                bar.advance(task, done)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -154,7 +154,8 @@ class _FilesPerSecond(ProgressColumn):
         return Text(f"{task.speed:,.0f}/s" if task.speed else "")
 
 
-def _progress() -> Progress:
+def progress() -> Progress:
+    """Of images, on standard error; nothing where that is no terminal."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _FilesPerSecond())
     return Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal)
