@@ -139,7 +139,7 @@ def test_without_a_compiler_there_are_no_compiled_figures(tmp_path):
 
 
 def test_the_command_writes_record_and_plot(small, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("mixfast_bench.command._compile_choice", lambda *_: "off")
+    monkeypatch.setattr("mixfast_bench.command.compile_choice", lambda *_: "off")
     record, plot = tmp_path / "r.json", tmp_path / "p.png"
     arguments = ["bench", "kernels", "--op", "unmix_pool", "--rounds", "2", "--json", str(record), "--plot", str(plot)]
     assert cli.main(arguments) == 0

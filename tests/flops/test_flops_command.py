@@ -59,9 +59,10 @@ def test_a_deep_ensemble_costs_its_members(recorded):
 
 
 def test_classes_of_a_folder_that_is_not_there(recorded, capsys):
-    _, record, _ = recorded("imagenet-resnet18-5-vanilla", "--classes", "1000")
+    recipe = ("imagenet-resnet18-5-vanilla", "data.name=folder:nowhere")
+    _, record, _ = recorded(*recipe, "--classes", "1000")
     assert record["recipes"][0]["classes"] == 1000
-    assert main(["flops", "imagenet-resnet18-5-vanilla"]) == 2
+    assert main(["flops", *recipe]) == 2
     assert "--classes K" in capsys.readouterr().err
 
 

@@ -28,7 +28,7 @@ from mixfast.training.checkpoint import load_checkpoint
 from mixfast.training.run_directory import RunDirectory
 from mixfast.training.session import Session
 
-OFTEN = "training.checkpoint_minutes=0.001"
+OFTEN = "training.checkpoint_minutes=0.00001"  # after every step
 SHORT = ("schedule.epochs=2", "schedule.decay_epochs=[1]")
 STEPS = 2 * 37
 
