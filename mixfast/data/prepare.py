@@ -11,9 +11,8 @@ import torch
 
 from mixfast.data.loading import LoadedSplit, SplitLoader
 from mixfast.data.memory import format_bytes
-from mixfast.data.published import COUNTS
-
-_SPLITS = ("train", "test", "val")
+from mixfast.data.published import count_beside_published
+from mixfast.data.source import distinct_splits
 
 
 @dataclass(frozen=True)
@@ -28,17 +27,13 @@ class PreparedSplit:
         image_set = self.loaded.image_set
         per_class = torch.bincount(image_set.labels, minlength=image_set.num_classes)
         height, width = image_set.image_shape
+        published = count_beside_published(image_set.name, image_set.split, len(image_set))
         return (
-            f"{image_set.name} ({image_set.split}): {len(image_set):,} images{self._published_count()}, "
+            f"{image_set.name} ({image_set.split}): {len(image_set):,} images{published}, "
             f"{image_set.num_classes} classes of {int(per_class.min()):,} to {int(per_class.max()):,}, "
             f"{width}x{height}x{image_set.channels}, {format_bytes(image_set.images.numel())}; "
             f"{self._skipped()}{self._work()}; {self._place()}"
         )
-
-    def _published_count(self) -> str:
-        image_set = self.loaded.image_set
-        expected = COUNTS.get(image_set.name, {}).get(image_set.split)
-        return f" (the published set has {expected:,})" if expected not in (None, len(image_set)) else ""
 
     def _skipped(self) -> str:
         skipped = self.loaded.image_set.skipped
@@ -75,13 +70,7 @@ def prepare(
         skip_corrupt=skip_corrupt,
         require_cache=True,
     )
-    known = loader.source.split_names(loader.root)
-    prepared = set()
-    for split in (split for split in _SPLITS if split in known):
-        actual = loader.source.open(split, loader.root).split  # "test" may fall back to "val"
-        if actual in prepared:
-            continue
-        prepared.add(actual)
+    for split, _ in distinct_splits(loader.source, loader.root):
         start = time.perf_counter()
         loaded = loader.load(split)
         yield PreparedSplit(loaded, time.perf_counter() - start)

@@ -34,6 +34,13 @@ COUNTS: dict[str, dict[str, int]] = {
     "cifar100-c": {"test": 750_000},
 }
 
+
+def count_beside_published(name: str, split: str, count: int) -> str:
+    """What there is to say about a split of `count` images: nothing, unless another number was published."""
+    expected = COUNTS.get(name, {}).get(split)
+    return f" (the published set has {expected:,})" if expected not in (None, count) else ""
+
+
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 CIFAR100_CLASSES = tuple(

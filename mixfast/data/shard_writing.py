@@ -20,13 +20,12 @@ from mixfast.data.decode import progress
 from mixfast.data.encoded import EncodedFile, read_bytes
 from mixfast.data.errors import DataError
 from mixfast.data.paths import contents, data_root
-from mixfast.data.published import COUNTS
+from mixfast.data.published import count_beside_published
 from mixfast.data.registry import find_source
-from mixfast.data.source import RawSplit
+from mixfast.data.source import RawSplit, distinct_splits
 from mixfast.files import replacing, write_text
 
 SHARD_SIZE = 1000
-_SPLITS = ("train", "test", "val")
 # What a folder of shards was made from, so that two data sets are never mixed up in one.
 _MADE_FROM = "shards.json"
 
@@ -43,8 +42,7 @@ class WrittenSplit:
 
     def describe(self) -> str:
         """One line for people."""
-        expected = COUNTS.get(self.name, {}).get(self.split)
-        published = f" (the published set has {expected:,})" if expected not in (None, self.images) else ""
+        published = count_beside_published(self.name, self.split, self.images)
         already = f", {self.before:,} of them written before" if self.before else ""
         return f"{self.name} ({self.split}): {self.images:,} images{published} in {self.shards:,} shards{already}"
 
@@ -65,24 +63,19 @@ def write_shards(
     """
     if shard_size < 1:
         raise ValueError(f"shard_size is {shard_size}, expected at least 1")
-    source, folder = find_source(name), Path(folder).expanduser()
-    root = data_root(root)
-    opened = {}
-    for split in (split for split in _SPLITS if split in source.split_names(root)):
-        raw = source.open(split, root)
-        if not raw.images:
-            raise DataError(f"{name}: its images lie in arrays, there are no files to put into shards")
-        opened.setdefault(raw.split, raw)  # "test" may fall back to "val"
+    folder = Path(folder).expanduser()
+    splits = [raw for _, raw in distinct_splits(find_source(name), data_root(root))]
+    if not all(raw.images for raw in splits):
+        raise DataError(f"{name}: its images lie in arrays, there are no files to put into shards")
     folder.mkdir(parents=True, exist_ok=True)
-    _claim(folder, opened, shard_size)
-    for raw in opened.values():
+    _claim(folder, splits, shard_size)
+    for raw in splits:
         yield _write_split(raw, folder, shard_size)
 
 
-def _claim(folder: Path, opened: dict[str, RawSplit], shard_size: int) -> None:
+def _claim(folder: Path, splits: Sequence[RawSplit], shard_size: int) -> None:
     """Says in the folder what it is made from, or finds that it already is."""
-    classes = next(iter(opened.values())).classes
-    made_from = {"splits": {split: _identity(raw) for split, raw in opened.items()}, "shard_size": shard_size}
+    made_from = {"splits": {raw.split: _identity(raw) for raw in splits}, "shard_size": shard_size}
     file = folder / _MADE_FROM
     if file.is_file():
         if json.loads(file.read_text(encoding="utf-8")) != made_from:
@@ -91,7 +84,7 @@ def _claim(folder: Path, opened: dict[str, RawSplit], shard_size: int) -> None:
         raise DataError(
             f"{folder} holds archives that were not written here ({contents(folder)}); choose another folder"
         )
-    write_text(folder / "classes.txt", "".join(f"{label}\n" for label in classes))
+    write_text(folder / "classes.txt", "".join(f"{label}\n" for label in splits[0].classes))
     write_text(file, json.dumps(made_from, indent=2) + "\n")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -82,6 +82,17 @@ class Source(Protocol):
 
     def open(self, split: str, root: Path) -> RawSplit:
         """Finds and lists one split. Raises FileNotFoundError or DataError saying what was looked for and where."""
+
+
+def distinct_splits(source: Source, root: Path) -> Iterator[tuple[str, RawSplit]]:
+    """Each split that `source` has, with the name it was opened by: train, test and val, but "test" and "val" once where they
+    are the same. Opened one after the other, as they are asked for."""
+    known, seen = source.split_names(root), set()
+    for split in (split for split in ("train", "test", "val") if split in known):
+        raw = source.open(split, root)
+        if raw.split not in seen:
+            seen.add(raw.split)
+            yield split, raw
 
 
 def check_split(name: str, split: str, known: Sequence[str]) -> None:
