@@ -23,7 +23,7 @@ from mixfast.records import BENCH_VERSION
 from mixfast.training.session import resolve_device
 from mixfast_bench import machine
 from mixfast_bench.against import load_record, report
-from mixfast_bench.cases import Batches, Rounds, Setting, at_least, synthetic_images
+from mixfast_bench.cases import Batches, Rounds, at_least, synthetic_images
 from mixfast_bench.kernel_cases import KERNEL_CASES
 from mixfast_bench.kernel_problems import KernelCase
 from mixfast_bench.kernels import COPY, measure_kernels
@@ -110,38 +110,35 @@ def _is_of_sources(args: argparse.Namespace) -> bool:
     return args.what == "data" and args.data_name is not None
 
 
-def _batches_and_rounds(args: argparse.Namespace, device: torch.device) -> tuple[Batches, Rounds]:
+def _rounds(args: argparse.Namespace, device: torch.device) -> Rounds:
     if args.runs is None:
         args.runs = SOURCE_RUNS if _is_of_sources(args) else default_runs(args.what, device)
-    return Batches(args.batch_size, args.repetition), Rounds(args.rounds, args.runs)
+    return Rounds(args.rounds, args.runs)
+
+
+def _batches_and_rounds(args: argparse.Namespace, device: torch.device) -> tuple[Batches, Rounds]:
+    return Batches(args.batch_size, args.repetition), _rounds(args, device)
 
 
 def _steps_and_rounds(args: argparse.Namespace, device: torch.device) -> tuple[dict[str, Config] | Batches, Rounds]:
     configs = recipes_of(args)
     if not configs:
         args.batch_size = DEFAULT_BATCH if args.batch_size is None else args.batch_size
-        Setting(num_inputs=args.num_inputs)
         return _batches_and_rounds(args, device)
     if args.batch_size is not None:
         raise ValueError(
             f"--batch-size is {args.batch_size}, but recipes say it themselves: give training.batch_size=..."
         )
-    if args.runs is None:
-        args.runs = default_runs(args.what, device)
-    return configs, Rounds(args.rounds, args.runs)
+    return configs, _rounds(args, device)
 
 
 def _passes_and_rounds(
     args: argparse.Namespace, device: torch.device
 ) -> tuple[tuple[dict[str, Config], list[Batches]], Rounds]:
     configs = recipes_of(args)
-    if not configs:
-        Setting(num_inputs=args.num_inputs)
     if len(set(args.batch_size)) < len(args.batch_size):
         raise ValueError(f"--batch-size is {args.batch_size}, expected each size once")
-    if args.runs is None:
-        args.runs = default_runs(args.what, device)
-    return (configs, [Batches(size, repetition=1) for size in args.batch_size]), Rounds(args.rounds, args.runs)
+    return (configs, [Batches(size, repetition=1) for size in args.batch_size]), _rounds(args, device)
 
 
 def _cases_and_rounds(args: argparse.Namespace, device: torch.device) -> tuple[list[KernelCase], int]:

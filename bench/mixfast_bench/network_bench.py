@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,12 +17,12 @@ from mixfast.flops.costing import shape_of
 from mixfast.models import is_transformer
 from mixfast.recipes import load_recipe, split_settings
 from mixfast.training.compiling import missing_compiler
-from mixfast_bench.cases import Batches, Rounds, Setting, synthetic_images
+from mixfast_bench.cases import Batches, Rounds, Setting, at_least, synthetic_images
 from mixfast_bench.inference import InferencePass
 from mixfast_bench.machine import device_name
 from mixfast_bench.predicted import PredictedStep, predicted_step
-from mixfast_bench.recipe_entries import RecipeEntry, recipe_entries
-from mixfast_bench.registry import Comparison, Entry, inferences, steps
+from mixfast_bench.recipe_entries import recipe_entries
+from mixfast_bench.registry import Comparison, inferences, steps
 from mixfast_bench.runs import measure_steps, pipeline_prefix
 from mixfast_bench.step import TrainerStep
 from mixfast_bench.summary import summarise_steps
@@ -39,6 +39,8 @@ SAID_BY_RECIPES = {
     "num_inputs": "method.num_inputs=...",
     "image_size": "data.image_size=...",
     "data_name": "data.name=...",
+    "data": "data.dir=...",
+    "classes": "a data.name=... that has them",
 }
 DEFAULTS = {"backbone": "wrn28-2", "repetition": 4, "amp": "off", "layout": "channels-last", "num_inputs": 2}
 
@@ -59,6 +61,8 @@ def recipes_of(args: argparse.Namespace) -> dict[str, Config]:
             raise ValueError(f"--{option.replace('_', '-')} is {given}, but recipes say it themselves: give {instead}")
         if not names and given is None and option in DEFAULTS and hasattr(args, option):
             setattr(args, option, DEFAULTS[option])
+    if not names:
+        at_least("--num-inputs", args.num_inputs, 2)
     return {name: load_recipe(name, settings) for name in names}
 
 
@@ -79,7 +83,7 @@ def bench_step(
         f"training step, data included: {args.backbone}, {precision}{args.layout}, M = {args.num_inputs}, "
         f"batch {work.batch_size}, b = {work.repetition}, {_images_named(data)}"
     )
-    planned = [_Planned(entry, entry.config(device, work, args.backbone, setting), data) for entry in entries]
+    planned = _over_backbone(entries, args.backbone, work, setting, data)
     return {
         "images": described_images(data),
         **_measured(title, planned, comparisons, rounds, device, console),
@@ -109,7 +113,7 @@ def bench_inference(
     data = images_of(args, device)
     for batches in sizes:
         title = f"inference: {args.backbone}, M = {args.num_inputs}, batch {batches.batch_size}, {_images_named(data)}"
-        planned = [_Planned(entry, entry.config(device, batches, args.backbone, setting), data) for entry in entries]
+        planned = _over_backbone(entries, args.backbone, batches, setting, data)
         results[f"batch {batches.batch_size}"] = _measured(title, planned, comparisons, rounds, device, console)
     return {"images": described_images(data), **results}
 
@@ -172,25 +176,34 @@ def _of_recipes(
 ) -> dict[str, Any]:
     here = {name: config.replace(training={"device": str(device)}) for name, config in configs.items()}
     entries, comparisons = recipe_entries(here, kind, compile_choice(compiling, device, console))
-    shapes = [shape_of(entry.config) for entry in entries]
-    images = {shape: _images_like(shape, device) for shape in dict.fromkeys(shapes)}
-    planned = [_Planned(entry, entry.config, images[shape]) for entry, shape in zip(entries, shapes, strict=True)]
+    shapes = {name: shape_of(config) for name, config in here.items()}
+    images = {shape: _images_like(shape, device) for shape in dict.fromkeys(shapes.values())}
+    planned = [_Planned(entry.name, entry.kind, entry.config, images[shapes[entry.recipe]]) for entry in entries]
     results = _measured(title, planned, comparisons, rounds, device, console)
     of_recipe = {name: config.model_dump(mode="json") for name, config in configs.items()}
-    described = {name: described_images(images[shape_of(config)]) for name, config in here.items()}
+    described = {name: described_images(images[shape]) for name, shape in shapes.items()}
     return {"recipes": of_recipe, "images": described, **results}
 
 
 @dataclass(frozen=True)
 class _Planned:
-    """A contender that is not built yet, with what it will run."""
+    """A contender that is not built yet."""
 
-    entry: Entry | RecipeEntry
+    name: str
+    kind: Callable[[str, Config, ImageSet], Any]
     config: Config
     images: ImageSet
 
     def build(self) -> Any:
-        return self.entry.kind(self.entry.name, self.config, self.images)
+        return self.kind(self.name, self.config, self.images)
+
+
+def _over_backbone(
+    entries: Sequence[Entry], backbone: str, batches: Batches, setting: Setting, data: ImageSet
+) -> list[_Planned]:
+    """The entries with what they run over a backbone, all on the same images."""
+    configs = [entry.config(data.device, batches, backbone, setting) for entry in entries]
+    return [_Planned(entry.name, entry.kind, config, data) for entry, config in zip(entries, configs, strict=True)]
 
 
 def _measured(
@@ -231,5 +244,5 @@ def _predictions(planned: Sequence[_Planned], device: torch.device) -> dict[str,
     card = known_card(device)
     if card is None:
         return {}
-    steps_only = [each for each in planned if each.entry.kind is TrainerStep]
-    return {each.entry.name: predicted_step(each.config, each.images, card) for each in steps_only}
+    steps_only = [each for each in planned if each.kind is TrainerStep]
+    return {each.name: predicted_step(each.config, each.images, card) for each in steps_only}

@@ -21,11 +21,13 @@ class RecipeEntry:
         name: in tables and records.
         kind: its class, called with a name, a configuration and images.
         config: resolved.
+        recipe: whose data set it is.
     """
 
     name: str
     kind: Callable[[str, Config, ImageSet], Any]
     config: Config
+    recipe: str
 
 
 def recipe_entries(
@@ -55,7 +57,7 @@ def recipe_entries(
             if compiled not in WANTED[compile_choice]:
                 continue
             choice = {"compile": "on" if compiled else "off"}
-            entries += [RecipeEntry(f"{title}, {way}", kind, of.replace(training=choice)) for title, of in added]
+            entries += [RecipeEntry(f"{title}, {way}", kind, of.replace(training=choice), name) for title, of in added]
             if config.method.num_inputs > 1:
                 pair = (f"{name}, {way}", f"{plain[known]}, {way}")
                 comparisons.append(Comparison(f"overhead of {name}, {way}", *pair, FINE))

@@ -160,6 +160,8 @@ def test_without_a_compiler_both_means_what_can_be_had(monkeypatch, capsys):
         (("bench", "step", "model.name=wrn10-1"), "settings need a recipe"),
         (("bench", "step", *OF_TWO), "training.batch_size is 64 in cifar100-wrn28-10-vanilla, 100 in"),
         (("bench", "inference", "quickstart", "--num-inputs", "3"), "give method.num_inputs="),
+        (("bench", "inference", "quickstart", "--classes", "3"), "--classes is 3, but recipes say it themselves"),
+        (("bench", "step", "quickstart", "--data", "x"), "--data is x, but recipes say it themselves: give data.dir="),
         ((*TINY_DATA, "8"), "--image-size is [8, 8]"),
         ((*TINY_DATA, "4"), "--image-size is 4"),
     ],
