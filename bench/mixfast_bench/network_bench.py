@@ -22,7 +22,7 @@ from mixfast_bench.inference import InferencePass
 from mixfast_bench.machine import device_name
 from mixfast_bench.predicted import PredictedStep, predicted_step
 from mixfast_bench.recipe_entries import recipe_entries
-from mixfast_bench.registry import Comparison, inferences, steps
+from mixfast_bench.registry import Comparison, Entry, inferences, steps
 from mixfast_bench.runs import measure_steps, pipeline_prefix
 from mixfast_bench.step import TrainerStep
 from mixfast_bench.summary import summarise_steps
