@@ -62,6 +62,11 @@ class OperatorPass:
     flops: int
     copy_rate: float
 
+    @property
+    def title(self) -> str:
+        """For people."""
+        return f"{self.operator}: {self.case}, {self.direction}"
+
 
 @dataclass(frozen=True)
 class Operators:

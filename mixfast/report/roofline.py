@@ -95,7 +95,7 @@ def _traffic(passes: Sequence[OperatorPass], looks: dict[str, Style], where: str
     )
     rows = tuple(
         (
-            f"{each.operator}: {each.case}, {each.direction}",
+            each.title,
             digits(each.bytes / 2**20),
             digits(1e6 * each.seconds),
             digits(each.bytes / each.seconds / 1e9),
@@ -117,7 +117,7 @@ def _mark(axes: Axes, each: OperatorPass, style: Style, x: float, y: float) -> N
 def _roofline_table(passes: Sequence[OperatorPass]) -> Table:
     rows = tuple(
         (
-            f"{each.operator}: {each.case}, {each.direction}",
+            each.title,
             digits(each.flops / each.bytes),
             digits(1e6 * each.seconds),
             digits(each.flops / each.seconds / 1e9),
