@@ -2,4 +2,14 @@
 
 import os
 
+import pytest
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def freed_memory_is_handed_back():
+    """A command that keeps it does so for the rest of the process, in which other tests look at memory."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mixfast.allocator._mallopt", lambda: None)
+        yield

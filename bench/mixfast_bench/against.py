@@ -2,8 +2,11 @@
 
 Compared are ratios, never times: a ratio was taken within each round, so that what slows a whole machine down has left it. A
 ratio changed when the confidence intervals of its two medians do not overlap and the medians differ by more than two
-runs of the same code do. An operator's row has several ratios of the same time of its own; it changed when all
-of them say so, for else it was an opponent that did.
+runs of the same code do.
+
+An operator's time is in many ratios: a row (a shape and a pass) has one to each opponent. One that changed alone is an opponent's
+doing, or chance. So a row changed when all of its ratios say so, by much; and an operator changed, by less, when the median over
+its rows of the median over a row's ratios says so.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from rich.console import Console
@@ -18,17 +22,19 @@ from rich.table import Table
 
 from mixfast.records import BENCH, read_record
 
-# The smallest share by which a median must differ. Operators take microseconds, and where their memory lies matters.
-LEAST, LEAST_OF_OPERATORS = 0.03, 0.06
+# The smallest share by which a median must differ. Operators take microseconds, and where their memory lies matters: less for
+# all rows of one together.
+LEAST, LEAST_OF_OPERATORS, LEAST_OF_ROWS = 0.03, 0.06, 0.12
 # Settings that change how well something is known, not what is measured.
-FREE_SETTINGS = ("rounds", "runs")
+FREE_SETTINGS = ("rounds", "runs", "processes")
 
 
 @dataclass(frozen=True)
 class Found:
-    """A ratio in a record. label: where it stands; row: the operator's row it is of, or empty."""
+    """A ratio in a record. label: where it stands; operator, row: that it is of, or empty."""
 
     label: str
+    operator: str
     row: str
     median: float
     interval: tuple[float, float] | None
@@ -36,7 +42,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Change:
-    """before, after: of the ratio; worse: whether mixfast became slower."""
+    """before, after: of the ratio, or of an operator's time beside its opponents'; worse: whether mixfast became slower."""
 
     label: str
     before: float
@@ -75,15 +81,32 @@ def changes(before: dict[str, Any], after: dict[str, Any]) -> list[Change]:
     """What changed beyond noise between two records of the same bench."""
     earlier = {found.label: found for found in ratios(before)}
     pairs = [(earlier[found.label], found) for found in ratios(after) if found.label in earlier]
-    moved = [(old, new) for old, new in pairs if _differ(old, new)]
-    ups = {new.label for old, new in moved if new.median > old.median}
-    labels = {new.label for _, new in moved}
-    result = []
-    for old, new in moved:
-        alike = [other.label for _, other in pairs if other.row == new.row] if new.row else [new.label]
-        if all(label in labels and (label in ups) == (new.label in ups) for label in alike):
-            result.append(Change(new.label, old.median, new.median, _is_worse(new, old)))
+    result = [
+        Change(new.label, old.median, new.median, _is_worse(new, old))
+        for old, new in pairs
+        if not new.row and abs(_factor(old, new) - 1) > LEAST
+    ]
+    of_operators: dict[str, dict[str, list[tuple[Found, Found]]]] = {}
+    for old, new in pairs:
+        if new.row:
+            of_operators.setdefault(new.operator, {}).setdefault(new.row, []).append((old, new))
+    for operator, rows in of_operators.items():
+        result += _changes_of(operator, rows)
     return result
+
+
+def _changes_of(operator: str, rows: dict[str, list[tuple[Found, Found]]]) -> list[Change]:
+    """Of an operator and its rows."""
+    factors = {row: [_factor(old, new) for old, new in pairs] for row, pairs in rows.items()}
+    found = []
+    time = 1 / median(median(each) for each in factors.values())
+    if abs(time - 1) > LEAST_OF_OPERATORS:
+        found.append(Change(f"{operator}: time beside its opponents'", 1.0, time, time > 1))
+    for row, pairs in rows.items():
+        least, most = min(factors[row]), max(factors[row])
+        if most < 1 - LEAST_OF_ROWS or least > 1 + LEAST_OF_ROWS:
+            found += [Change(new.label, old.median, new.median, _is_worse(new, old)) for old, new in pairs]
+    return found
 
 
 def report(before: dict[str, Any], after: dict[str, Any], path: Path, console: Console) -> bool:
@@ -104,32 +127,34 @@ def report(before: dict[str, Any], after: dict[str, Any], path: Path, console: C
     return any(change.worse for change in found)
 
 
-def ratios(value: Any, path: tuple[str, ...] = (), row: str = "") -> Iterator[Found]:
+def ratios(value: Any, path: tuple[str, ...] = (), operator: str = "", row: str = "") -> Iterator[Found]:
     """Every ratio that may be compared, wherever it stands in a record."""
     if isinstance(value, list):
         for element in value:
-            yield from ratios(element, path, row)
+            yield from ratios(element, path, operator, row)
     elif isinstance(value, dict):
         if {"value", "interval", "refusal"} <= value.keys():
             interval = value["interval"]
-            yield Found(", ".join(path), row, value["value"]["median"], None if interval is None else tuple(interval))
+            yield Found(
+                ", ".join(path), operator, row, value["value"]["median"], None if interval is None else tuple(interval)
+            )
             return
         named = tuple(str(value[key]) for key in ("operator", "name", "direction") if isinstance(value.get(key), str))
         path += named
         if "operator" in value and "direction" in value:
-            row = ", ".join(path)
+            operator, row = value["operator"], ", ".join(path)
         for key, inner in value.items():
             # What holds everything, and opponents' ratios, need no name of their own.
             step = () if key in ("summary", "rows", "ratios", "rivals") else (key,)
-            yield from ratios(inner, path + step, row)
+            yield from ratios(inner, path + step, operator, row)
 
 
-def _differ(old: Found, new: Found) -> bool:
-    least = LEAST_OF_OPERATORS if new.row else LEAST
+def _factor(old: Found, new: Found) -> float:
+    """What a ratio grew by; 1 where that cannot be told."""
     if old.interval is None or new.interval is None:
-        return False
+        return 1.0
     apart = old.interval[1] < new.interval[0] or new.interval[1] < old.interval[0]
-    return apart and abs(new.median / old.median - 1) > least
+    return new.median / old.median if apart else 1.0
 
 
 def _is_worse(new: Found, old: Found) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from mixfast.allocator import keep_freed_memory
 from mixfast.config import Config
 from mixfast.data import Images, SourceOptions, open_images
 from mixfast.data.decode import usable_cores
@@ -25,8 +26,10 @@ from mixfast_bench import machine
 from mixfast_bench.against import load_record, report
 from mixfast_bench.cases import Batches, Rounds, at_least, synthetic_images
 from mixfast_bench.kernel_cases import KERNEL_CASES
+from mixfast_bench.kernel_measurement import recorded
 from mixfast_bench.kernel_problems import KernelCase
-from mixfast_bench.kernels import COPY, measure_kernels
+from mixfast_bench.kernel_processes import measure_in_processes
+from mixfast_bench.kernels import measure_kernels
 from mixfast_bench.measure import Timings
 from mixfast_bench.network_bench import (
     DEFAULT_BATCH,
@@ -150,6 +153,7 @@ def _cases_and_rounds(args: argparse.Namespace, device: torch.device) -> tuple[l
         if operator not in known:
             raise ValueError(f"--op is {operator}, expected some of {', '.join(known)}")
     at_least("--rounds", args.rounds, 1)
+    at_least("--processes", args.processes, 1)
     if args.plot is not None:
         _writable("--plot", args.plot)
     return [case for case in KERNEL_CASES if args.op is None or case.operator in args.op], args.rounds
@@ -266,10 +270,15 @@ def _data_results(
 def _bench_kernels(
     args: argparse.Namespace, cases: list[KernelCase], rounds: int, device: torch.device, console: Console
 ) -> dict[str, Any]:
-    compiled = compile_choice("both", device, console) == "both"
-    measured = measure_kernels(cases, device, getattr(torch, args.dtype), args.times, rounds, compiled, console)
+    operators = list(dict.fromkeys(case.operator for case in cases))
+    if args.processes > 1:
+        measured = measure_in_processes(args, operators, console)
+    else:
+        keep_freed_memory()
+        compiled = compile_choice("both", device, console) == "both"
+        measured = measure_kernels(cases, device, getattr(torch, args.dtype), args.times, rounds, compiled, console)
     summary = summarise_kernels(measured)
-    for operator in dict.fromkeys(case.operator for case in cases):
+    for operator in operators:
         console.print(kernel_table(summary.rows, operator))
     for way, mean in summary.means.items():
         text = f"against {way}: {mean:.2f} times as fast (geometric mean of the cases), {summary.smallest[way]:.2f} at least"
@@ -281,16 +290,10 @@ def _bench_kernels(
         where = f"{machine.device_name(device)}, {threads}{args.dtype}{batches}"
         plot_kernels(summary, where, plot_file)
         console.print(f"plot: {plot_file}", highlight=False)
-    seconds = {
-        each.case.title: {f"{way}, {direction}": values for (way, direction), values in each.timings.items()}
-        | {COPY: each.copy}
-        for each in measured
-    }
-    launched = {each.case.title: each.launched for each in measured if each.launched}
-    for title, names in launched.items():
+    record = recorded(measured)
+    for title, names in record["launched_by_the_host"].items():
         console.print(f"{title}: launched by the host in every run: {'; '.join(names)}", highlight=False)
-    work = {each.case.title: each.work() for each in measured}
-    return {"work": work, "seconds": seconds, "launched_by_the_host": launched, "summary": asdict(summary)}
+    return {**record, "summary": asdict(summary)}
 
 
 def _device(name: str) -> torch.device:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import median
 
 import torch
@@ -13,15 +12,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from mixfast_bench.captured import Captured, Cold
+from mixfast_bench.kernel_measurement import BOTH, COMPILED, EAGER, FORWARD, MIXFAST, KernelMeasurement
 from mixfast_bench.kernel_problems import Call, KernelCase, Problem, Rival
 from mixfast_bench.machine import Copy, MatrixProduct
 from mixfast_bench.measure import Contender, Mark, interleave, time_turn
 from mixfast_bench.runs import WARM_UP_RUNS
 
-MIXFAST, EAGER, COMPILED, COPY = "mixfast", "eager", "compiled", "copy"
-FORWARD, BOTH = "forward", "forward + backward"
 # Seconds that the fastest contender's turn should last at least, and the slowest one's at most.
 SHORTEST_TURN, LONGEST_TURN = 2e-3, 0.3
+# So that a turn begins with a run that is not timed (see `interleave`): operators live on what caches hold.
+FEWEST_RUNS = 2
 PRODUCT_ROUNDS = 9
 
 
@@ -53,46 +53,6 @@ class ForwardBackward:
         mark("pass")
 
 
-@dataclass(frozen=True)
-class KernelMeasurement:
-    """Raw results for one case.
-
-    Attributes:
-        timings: seconds, a number a round, by contender: ``(way, direction)``; the way is ``mixfast``, ``eager``,
-            ``compiled`` or a rival's name, the direction ``forward`` or ``forward + backward``.
-        copy: seconds of a copy that moves as many bytes as the forward pass must, a number a round.
-        product_seconds, product_flops: of the matrix product.
-        launched: on CUDA, the contenders that cannot be captured as a graph: the host launches them in every run.
-    """
-
-    case: KernelCase
-    problem: Problem
-    timings: dict[tuple[str, str], list[float]]
-    copy: list[float]
-    product_seconds: float
-    product_flops: int
-    launched: tuple[str, ...] = ()
-
-    def directions(self) -> tuple[str, ...]:
-        return tuple(each for each in (FORWARD, BOTH) if (MIXFAST, each) in self.timings)
-
-    def work(self) -> dict[str, dict[str, int]]:
-        """By direction, what cannot be avoided: bytes read or written, and FLOPs of matrix products."""
-        counts = zip((FORWARD, BOTH), self.problem.bytes, self.problem.flops, strict=True)
-        return {
-            direction: {"bytes": moved, "flops": flops}
-            for direction, moved, flops in counts
-            if direction in self.directions()
-        }
-
-    def floor(self, direction: str) -> list[float]:
-        """Seconds it takes at the measured copy rate or matrix rate, whichever is more; a number a round."""
-        work = self.work()[direction]
-        share = work["bytes"] / self.problem.bytes[0]
-        arithmetic = work["flops"] / self.product_flops * self.product_seconds
-        return [max(share * copy, arithmetic) for copy in self.copy]
-
-
 def measure_kernels(
     cases: Sequence[KernelCase],
     device: torch.device,
@@ -109,7 +69,7 @@ def measure_kernels(
     """
     product = MatrixProduct(device, dtype)
     time_turn(product, WARM_UP_RUNS, device)
-    product_seconds = median(interleave([product], PRODUCT_ROUNDS, 1, device)[product.name].total())
+    product_rate = product.flops / median(interleave([product], PRODUCT_ROUNDS, 1, device)[product.name].total())
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     results = []
     with Progress(*columns, console=console, transient=True) as progress:
@@ -126,7 +86,8 @@ def measure_kernels(
                     raise
                 console.print(f"interrupted: the first {len(results)} of {len(cases)} cases")
                 break
-            results.append(KernelMeasurement(case, problem, timings, copy, product_seconds, product.flops, launched))
+            work = _work(problem)
+            results.append(KernelMeasurement(case.operator, case.name, timings, copy, work, product_rate, launched))
             progress.advance(task)
     return results
 
@@ -149,6 +110,16 @@ def measure_problem(
     return seconds, timings[copy.name].total(), launched
 
 
+def _work(problem: Problem) -> dict[str, dict[str, int]]:
+    """See ``KernelMeasurement``."""
+    directions = (FORWARD, BOTH) if problem.leaves else (FORWARD,)
+    counts = zip(problem.bytes, problem.flops, strict=True)
+    return {
+        direction: {"bytes": moved, "flops": flops}
+        for direction, (moved, flops) in zip(directions, counts, strict=False)
+    }
+
+
 def contenders_of(problem: Problem, compiled: bool) -> dict[tuple[str, str], Contender]:
     """Everyone who runs, by way and direction: see ``KernelMeasurement``."""
     ways = {MIXFAST: Rival(problem.call, problem.leaves), EAGER: Rival(problem.plain, problem.leaves)}
@@ -169,4 +140,4 @@ def contenders_of(problem: Problem, compiled: bool) -> dict[tuple[str, str], Con
 def _runs_a_turn(contenders: Sequence[Contender], device: torch.device) -> int:
     seconds = [sum(time_turn(contender, 1, device).values()) for contender in contenders]
     wanted = math.ceil(SHORTEST_TURN / min(seconds))
-    return max(1, min(wanted, int(LONGEST_TURN / max(seconds))))
+    return max(FEWEST_RUNS, min(wanted, int(LONGEST_TURN / max(seconds))))

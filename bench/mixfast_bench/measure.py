@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
+import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -15,6 +16,8 @@ Mark = Callable[[str], None]
 
 UNTIMED = "untimed"
 """A phase that nobody asks for: what a run needs before it begins."""
+
+ORDER_SEED = 0
 
 
 class Contender(Protocol):
@@ -54,8 +57,10 @@ def interleave(
 ) -> dict[str, Timings]:
     """Times the contenders in turns of ``runs`` runs, ``rounds`` turns each.
 
-    Every second round goes backwards (A B C, C B A, ...), so that a slow drift of the machine favours nobody and no
-    contender always follows the same other one.
+    Each round has an order of its own, and nobody follows itself: a drift of the machine favours nobody, and nobody finds
+    its own data in the caches more often than others do. Where a turn is of several runs, which share what the first one
+    reads into the caches, one more goes before them that is not timed: what they take does not depend on who had
+    the turn before.
 
     Args:
         contenders: already warmed up, with different names.
@@ -68,11 +73,26 @@ def interleave(
     """
     timings = {contender.name: Timings() for contender in contenders}
     gc.collect()
-    for round_number in range(rounds):
-        for contender in contenders if round_number % 2 == 0 else reversed(contenders):
+    for order in _orders(len(contenders), rounds):
+        for place in order:
+            contender = contenders[place]
+            if runs > 1:
+                contender.run(no_mark)
             timings[contender.name].add(time_turn(contender, runs, device))
         finished()
     return timings
+
+
+def _orders(count: int, rounds: int) -> Iterator[list[int]]:
+    """Random orders, the same ones every time, none of which begins with what the one before ended with."""
+    draw = random.Random(ORDER_SEED)
+    order = list(range(count))
+    for _ in range(rounds):
+        last = order[-1]
+        draw.shuffle(order)
+        while count > 1 and order[0] == last:
+            draw.shuffle(order)
+        yield order
 
 
 def time_turn(contender: Contender, runs: int, device: torch.device) -> dict[str, float]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from mixfast.allocator import keep_freed_memory
 from mixfast.config import Config
 from mixfast.data import DataShape, Images, ImageSet, load_split
 from mixfast.flops.cards import Card, card_called
@@ -98,6 +99,7 @@ def bench_inference(
     console: Console,
 ) -> dict[str, Any]:
     """Predictions. work: recipes, none for a backbone; and the batches."""
+    keep_freed_memory()
     configs, sizes = work
     results: dict[str, Any] = {}
     if configs:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import geometric_mean
 
-from mixfast_bench.kernels import COMPILED, EAGER, MIXFAST, KernelMeasurement
+from mixfast_bench.kernel_measurement import COMPILED, EAGER, MIXFAST, KernelMeasurement
 from mixfast_bench.measure import Timings
 from mixfast_bench.registry import Comparison
 from mixfast_bench.runs import DataMeasurement, StepMeasurement
@@ -149,7 +149,7 @@ def whole_passes(rows: Sequence[KernelRow]) -> list[KernelRow]:
 
 def summarise_kernels(measured: Sequence[KernelMeasurement]) -> KernelSummary:
     """Figures of a ``measure_kernels``."""
-    rows = [_kernel_row(each, direction) for each in measured for direction in each.directions()]
+    rows = [_kernel_row(each, direction) for each in measured for direction in each.work]
     against = {
         way: [ratio.value.median for row in whole_passes(rows) if (ratio := getattr(row, way))]
         for way in (EAGER, COMPILED)
@@ -159,7 +159,7 @@ def summarise_kernels(measured: Sequence[KernelMeasurement]) -> KernelSummary:
         rows,
         {way: geometric_mean(ratios) for way, ratios in against.items()},
         {way: min(ratios) for way, ratios in against.items()},
-        measured[0].product_flops / measured[0].product_seconds,
+        measured[0].product_rate,
     )
 
 
@@ -172,8 +172,7 @@ def _kernel_row(measured: KernelMeasurement, direction: str) -> KernelRow:
     }
     eager, compiled = others.pop(EAGER), others.pop(COMPILED, None)
     floor = compare(measured.floor(direction), ours, ROUGH)
-    case = measured.case
-    return KernelRow(case.operator, case.name, direction, Spread.of(ours), eager, compiled, floor, others)
+    return KernelRow(measured.operator, measured.name, direction, Spread.of(ours), eager, compiled, floor, others)
 
 
 def _ratios(timings: dict[str, Timings], comparisons: Sequence[Comparison]) -> dict[str, Ratio]:

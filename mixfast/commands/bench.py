@@ -106,6 +106,9 @@ def _add_kernels(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--times", type=int, metavar="N", help="N times the batch of each case (default: 1, 8 on CUDA)")
     parser.add_argument("--plot", metavar="FILE", help="also draw the speed-ups into FILE, a PNG")
+    parser.add_argument(
+        "--processes", type=int, default=1, metavar="N", help="measure in N processes, one after the other (default: 1)"
+    )
     _add_measuring(parser, rounds=20)
 
 

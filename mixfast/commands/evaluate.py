@@ -8,6 +8,7 @@ import json
 from rich.console import Console
 from rich.table import Table
 
+from mixfast.allocator import keep_freed_memory
 from mixfast.files import write_text
 from mixfast.training.assessment import Assessment, assess
 
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
+    keep_freed_memory()
     result = assess(
         args.runs,
         data_dir=args.data,

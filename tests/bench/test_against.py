@@ -44,34 +44,60 @@ def record(bench, results):
 BEFORE = kernels(row("augment", 3.0, 2.0, 0.5), row("unmix_pool", 4.0, 1.5, 0.7))
 
 
-def test_a_slower_operator_is_told_from_all_its_ratios():
-    slower = kernels(row("augment", 3.0, 2.0, 0.5), row("unmix_pool", 4.0 / 1.1, 1.5 / 1.1, 0.7 / 1.1))
-    found = changes(BEFORE, slower)
+def rows_scaled(before, operator, factors):
+    """The record after, with the ratios of this operator's rows multiplied, a tuple of four factors a row."""
+    after = copy.deepcopy(before)
+    mine = [found for found in after["summary"]["rows"] if found["operator"] == operator]
+    for found, each in zip(mine, factors, strict=True):
+        eager, compiled, floor, rival = each
+        for name, factor in (("eager", eager), ("compiled", compiled), ("floor", floor)):
+            found[name] = ratio(found[name]["value"]["median"] * factor)
+        found["rivals"]["one linear"] = ratio(found["rivals"]["one linear"]["value"]["median"] * rival)
+    return after
+
+
+THREE = kernels(
+    row("augment", 3.0, 2.0, 0.5),
+    *(row("unmix_pool", 4.0, 1.5, 0.7) | {"name": name} for name in ("small", "wide", "large")),
+)
+
+
+def test_a_slower_operator_is_told_from_all_its_rows_together():
+    """By a tenth, which no row alone would be believed."""
+    noisy = [(1 / 1.08, 1 / 1.12, 1 / 1.09, 1.0), (1 / 1.1,) * 4, (1 / 1.13, 1 / 1.02, 1 / 1.14, 1 / 1.12)]
+    slower = rows_scaled(THREE, "unmix_pool", noisy)
+    (change,) = changes(THREE, slower)
+    assert change.label == "unmix_pool: time beside its opponents'" and change.worse
+    assert (change.before, change.after) == (1.0, pytest.approx(1.1))
+    (back,) = changes(slower, THREE)
+    assert not back.worse and back.after == pytest.approx(1 / 1.1)
+
+
+def test_a_row_is_told_from_all_its_ratios():
+    """One shape that became much slower, among others that did not."""
+    found = changes(THREE, rows_scaled(THREE, "unmix_pool", [(1.0,) * 4, (1 / 1.3,) * 4, (1.0,) * 4]))
     assert {change.label for change in found} == {
-        f"unmix_pool, small, forward, {name}" for name in ("eager", "compiled", "floor", "one linear")
+        f"unmix_pool, wide, forward, {name}" for name in ("eager", "compiled", "floor", "one linear")
     }
-    assert all(change.worse and change.after == pytest.approx(change.before / 1.1) for change in found)
-    assert all(not change.worse for change in changes(slower, BEFORE))
+    assert all(change.worse and change.after == pytest.approx(change.before / 1.3) for change in found)
+    one_unmoved = [(1.0,) * 4, (1 / 1.3, 1 / 1.3, 1 / 1.3, 1.0), (1.0,) * 4]
+    assert changes(THREE, rows_scaled(THREE, "unmix_pool", one_unmoved)) == []
 
 
 def test_an_opponent_that_became_slower_is_no_change_of_ours():
-    after = kernels(row("augment", 3.6, 2.0, 0.5), row("unmix_pool", 4.0, 1.5, 0.7))
-    assert changes(BEFORE, after) == []
+    assert changes(THREE, rows_scaled(THREE, "unmix_pool", [(1.5, 1.0, 1.0, 1.0)] * 3)) == []
+    assert changes(THREE, rows_scaled(THREE, "augment", [(1.5, 1.0, 1.0, 1.0)])) == []
 
 
 def test_noise_is_no_change():
-    near = copy.deepcopy(BEFORE)
-    for number, found in enumerate(near["summary"]["rows"]):
-        for name in ("eager", "compiled", "floor"):
-            found[name] = ratio(found[name]["value"]["median"] * (1.04 if number else 0.97))
-    assert changes(BEFORE, near) == []  # apart, but by less than two runs of the same code
-    wide = copy.deepcopy(BEFORE)
-    wide["summary"]["rows"][0] = row("augment", 2.0, 1.3, 0.3)
-    for name in ("eager", "compiled", "floor"):
-        wide["summary"]["rows"][0][name]["interval"] = [0.1, 5.0]
-    assert changes(BEFORE, wide) == []
-    wide["summary"]["rows"][0]["eager"]["interval"] = None
-    assert changes(BEFORE, wide) == []
+    near = rows_scaled(THREE, "unmix_pool", [(0.95,) * 4, (1.1,) * 4, (0.96,) * 4])
+    assert changes(THREE, near) == []  # apart, but by less than two runs of the same code
+    for interval in ([0.1, 5.0], None):
+        wide = rows_scaled(THREE, "unmix_pool", [(0.7,) * 4] * 3)
+        for found in wide["summary"]["rows"]:
+            for value in (found["eager"], found["compiled"], found["floor"]):
+                value["interval"] = interval
+        assert changes(THREE, wide) == []
 
 
 def test_an_overhead_is_worse_the_larger_it_is():
@@ -96,9 +122,10 @@ def test_an_overhead_is_worse_the_larger_it_is():
 
 def test_what_is_said(tmp_path):
     out = io.StringIO()
-    slower = kernels(row("augment", 2.7, 1.8, 0.45), row("unmix_pool", 4.0, 1.5, 0.7))
+    slower = kernels(row("augment", 2.4, 1.6, 0.4), row("unmix_pool", 4.0, 1.5, 0.7))
     other = {**BEFORE, "machine": {"device_name": "another card"}}
     assert report(other, slower, tmp_path, Console(file=out, width=200))
+    assert "augment: time beside its opponents' 1 1.25 WORSE" in " ".join(out.getvalue().split())
     assert "augment, small, forward, eager" in out.getvalue() and "WORSE" in out.getvalue()
     assert "another machine: another card" in out.getvalue()
     assert not report(BEFORE, BEFORE, tmp_path, Console(file=out, width=200))

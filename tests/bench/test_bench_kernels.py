@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 from mixfast_bench import kernel_cases, kernels, machine
 from mixfast_bench.kernel_cases import KERNEL_CASES, loss, pool, stem
-from mixfast_bench.kernel_problems import KernelCase, Problem, Rival
-from mixfast_bench.kernels import (
+from mixfast_bench.kernel_measurement import (
     BOTH,
     COMPILED,
     EAGER,
     FORWARD,
     MIXFAST,
     KernelMeasurement,
-    contenders_of,
-    measure_kernels,
+    from_record,
+    joined,
+    recorded,
 )
+from mixfast_bench.kernel_problems import KernelCase, Problem, Rival
+from mixfast_bench.kernels import contenders_of, measure_kernels
 from mixfast_bench.plots import plot_kernels
 from mixfast_bench.summary import summarise_kernels
 from mixfast_bench.tables import kernel_table
@@ -95,13 +99,12 @@ def small(monkeypatch):
 
 def test_measuring_times_everyone_in_every_round(small):
     measured = measure_kernels(small, CPU, torch.float32, 1, 3, False, QUIET)
-    assert [each.case for each in measured] == list(small)
+    assert [(each.operator, each.name) for each in measured] == [(case.operator, case.name) for case in small]
     for each in measured:
         assert all(len(seconds) == 3 and min(seconds) > 0 for seconds in (*each.timings.values(), each.copy))
 
 
 def measurement(name="case", compiled=True):
-    problem = Problem(lambda: None, lambda: None, (), (100, 300), (0, 4000))
     timings = {
         (MIXFAST, FORWARD): [1.0] * 9,
         (EAGER, FORWARD): [3.0] * 9,
@@ -111,8 +114,8 @@ def measurement(name="case", compiled=True):
     if compiled:
         timings |= {(COMPILED, FORWARD): [1.5] * 9, (COMPILED, BOTH): [4.0] * 9}
     timings["one linear", BOTH] = [1.0] * 9
-    case = KernelCase("unmix_pool", name, lambda *_: problem)
-    return KernelMeasurement(case, problem, timings, [0.5] * 9, 0.001, 1000)
+    work = {FORWARD: {"bytes": 100, "flops": 0}, BOTH: {"bytes": 300, "flops": 4000}}
+    return KernelMeasurement("unmix_pool", name, timings, [0.5] * 9, work, 1e6, ("one linear",))
 
 
 def test_figures_follow_from_the_timings(tmp_path):
@@ -151,6 +154,52 @@ def test_the_command_writes_record_and_plot(small, tmp_path, capsys, monkeypatch
     (work,) = written["work"].values()
     assert work["forward"] == {"bytes": 2 * 3 * 4 * 4, "flops": 0} and set(work) == {"forward", "forward + backward"}
     assert plot.exists() and "unmix_pool" in capsys.readouterr().out
+
+
+def test_a_measurement_comes_back_from_its_record():
+    measured = [measurement("a"), measurement("b: wide", compiled=False)]
+    record = recorded(measured) | {"summary": asdict(summarise_kernels(measured))}
+    assert from_record(json.loads(json.dumps(record))) == measured
+
+
+def test_processes_add_their_rounds():
+    first, second = measurement("a"), replace(measurement("a"), copy=[0.7], product_rate=3e6)
+    (both,) = joined([[first], [second]])
+    assert both.copy == [*first.copy, 0.7] and both.product_rate == 2e6
+    assert both.timings == {key: values * 2 for key, values in first.timings.items()}
+    assert (both.title, both.work, both.launched) == (first.title, first.work, first.launched)
+
+
+def test_several_processes_each_measure_what_one_would(small, tmp_path, capsys, monkeypatch):
+    """The children run here, one command each, with what they are told; their rounds make one record."""
+    monkeypatch.setattr("mixfast_bench.command.compile_choice", lambda *_: "off")
+    seen = []
+
+    def run(command, **_):
+        seen.append(command[3:])
+        return subprocess.CompletedProcess(command, cli.main(command[3:]), "", "")
+
+    monkeypatch.setattr("mixfast_bench.kernel_processes.subprocess.run", run)
+    record = tmp_path / "r.json"
+    arguments = ["bench", "kernels", "--rounds", "2", "--dtype", "bfloat16", "--times", "2"]
+    assert cli.main([*arguments, "--processes", "3", "--json", str(record)]) == 0
+    written = json.loads(record.read_text())
+    assert len(seen) == 3
+    assert list(written["seconds"]) == ["mixed_cross_entropy: small", "unmix_pool: tiny"]
+    assert all(len(values) == 6 for case in written["seconds"].values() for values in case.values())
+    alone = tmp_path / "alone.json"
+    assert cli.main([*arguments, "--json", str(alone)]) == 0
+    one = json.loads(alone.read_text())
+    differing = {name for name, value in written["settings"].items() if one["settings"][name] != value}
+    assert differing == {"processes"} and one["work"] == written["work"]
+    assert cli.main([*arguments, "--against", str(record)]) in (0, 1)  # how many processes is no other setting
+
+
+def test_a_process_that_fails_is_said(small, capsys, monkeypatch):
+    failed = subprocess.CompletedProcess([], 3, "", "first\nno memory left")
+    monkeypatch.setattr("mixfast_bench.kernel_processes.subprocess.run", lambda *_, **__: failed)
+    assert cli.main(["bench", "kernels", "--processes", "2"]) == 2
+    assert "process 1 of 2 ended with status 3" in (error := capsys.readouterr().err) and "no memory left" in error
 
 
 def test_an_unknown_operator_is_refused_before_measuring(capsys, monkeypatch):

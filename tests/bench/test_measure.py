@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from itertools import permutations
+
 import pytest
 import torch
 from mixfast_bench import measure
@@ -39,22 +42,45 @@ class Work:
             mark(phase)
 
 
-def test_rounds_go_there_and_back(clock, cpu):
+def test_a_turn_of_several_runs_begins_with_one_that_is_not_timed(clock, cpu):
+    """Runs 2 and 3 in the first turn, 5 and 6 in the second; what others take in between is not counted."""
     log, finished = [], []
-    contenders = [Work(name, clock, {"work": 1.0}, log) for name in "ABC"]
-    interleave(contenders, 3, 2, cpu, lambda: finished.append(len(log)))
-    assert "".join(log) == "AABBCC" + "CCBBAA" + "AABBCC"
-    assert finished == [6, 12, 18]
+    work = Work("work", clock, {"data": 1.0, "step": 10.0}, log)
+    other = Work("other", clock, {"all": 1000.0}, log)
+    timings = interleave([work, other], 2, 2, cpu, lambda: finished.append(len(log)))
+    assert timings["work"].phases == {"data": [2.5, 5.5], "step": [25.0, 55.0]}
+    assert timings["work"].total() == [27.5, 60.5]
+    assert timings["other"].phases == {"all": [2500.0, 5500.0]}
+    assert finished == [6, 12]
 
 
-def test_every_phase_gets_its_own_time_a_run(clock, cpu):
-    """Runs 1 and 2 in the first turn, 3 and 4 in the second; what others take in between is not counted."""
+def test_a_turn_of_one_run_is_that_run(clock, cpu):
     work = Work("work", clock, {"data": 1.0, "step": 10.0}, [])
-    other = Work("other", clock, {"all": 1000.0}, [])
-    timings = interleave([work, other], 2, 2, cpu)
-    assert timings["work"].phases == {"data": [1.5, 3.5], "step": [15.0, 35.0]}
-    assert timings["work"].total() == [16.5, 38.5]
-    assert timings["other"].phases == {"all": [1500.0, 3500.0]}
+    timings = interleave([work, Work("other", clock, {"all": 1000.0}, [])], 2, 1, cpu)
+    assert timings["work"].phases == {"data": [1.0, 2.0], "step": [10.0, 20.0]}
+
+
+def test_each_round_has_its_own_order_and_nobody_follows_itself(clock, cpu):
+    """Every contender has a turn a round, stands everywhere, and follows every other one about equally often."""
+    rounds, names = 600, "ABC"
+    log = []
+    interleave([Work(name, clock, {"work": 1.0}, log) for name in names], rounds, 1, cpu)
+    orders = ["".join(log[3 * i : 3 * i + 3]) for i in range(rounds)]
+    assert set(map("".join, permutations(names))) == set(orders)
+    for place in range(3):
+        firsts = Counter(order[place] for order in orders)
+        assert min(firsts[name] for name in names) > rounds / 3 * 0.8
+    followed = Counter(zip(log, log[1:], strict=False))
+    assert not any(followed[name, name] for name in names)
+    assert min(followed[pair] for pair in permutations(names, 2)) > rounds / 2 * 0.8
+
+    again = []
+    interleave([Work(name, clock, {"work": 1.0}, again) for name in names], rounds, 1, cpu)
+    assert again == log
+
+
+def test_one_contender_alone_follows_itself(clock, cpu):
+    assert interleave([Work("work", clock, {"work": 1.0}, [])], 3, 1, cpu)["work"].total() == [1.0, 2.0, 3.0]
 
 
 def test_a_phase_that_comes_twice_in_a_run_adds_up(clock, cpu):
