@@ -326,7 +326,7 @@ def folded(
     # The norm's weight scales the matrices, or what they make of the queries and take of the result: whichever is smaller.
     scale_rows = tokens.shape[0] * sets * num_heads < split[2]
     keys, values = (weight if scale_rows else weight * norm_weight for weight in (key_weight, value_weight))
-    query = torch.einsum("bshe,hed->bshd", query, keys.view(split))
+    query = _each_head(query, keys.view(split))
     query = query * norm_weight if scale_rows else query
     zone, grid = (None,) * 4, []
     if mixing is not None:
@@ -334,10 +334,19 @@ def folded(
     classes, query = (value.expand(tokens.shape[0], sets, *value.shape[2:]) for value in (class_token, query))
     result = core(tokens, classes, query, source, *zone, grid, float(eps)).to(dtype)
     result = result * norm_weight if scale_rows else result
-    attended = torch.einsum("bshd,hed->bshe", result, values.view(split))
+    attended = _each_head(result, values.view(split).transpose(1, 2))
     bias = value_weight @ norm_bias
     bias = bias if value_bias is None else bias + value_bias.to(dtype)
     return (attended.flatten(2) + bias).to(attended.dtype)
+
+
+def _each_head(rows: Tensor, matrices: Tensor) -> Tensor:
+    """``[B, S, h, x]`` by one matrix a head, ``[h, x, y]``, to ``[B, S, h, y]``.
+
+    ``torch.einsum`` makes the same product, after a quarter of the time that it takes for one image.
+    """
+    products = torch.bmm(rows.flatten(0, 1).transpose(0, 1), matrices)
+    return products.transpose(0, 1).unflatten(0, rows.shape[:2])
 
 
 def _check_heads(num_heads: int, width: int) -> None:
