@@ -1,4 +1,4 @@
-"""How the process gets its memory: for inference, freed memory is kept for the next operator instead of handed back.
+"""What becomes of memory that the process frees: for inference it is kept for the next operator instead of handed back.
 
 Where no gradient is wanted, every result is freed soon after it was made. The C library of Linux systems (glibc) then returns
 large blocks to the system, which must clear each page of the next block when it is first touched: a twentieth of the time of a
@@ -30,6 +30,13 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         return False
     return any(mallopt(MMAP_THRESHOLD, size) for size in LARGEST_KEPT) and bool(mallopt(TRIM_THRESHOLD, NEVER))
+
+
+def hand_back_freed_memory() -> None:
+    """Gives what this process has freed, and would stay resident, back to the system, once; nothing with another C library."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _mallopt() -> Callable[[int, int], int] | None:

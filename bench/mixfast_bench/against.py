@@ -81,11 +81,7 @@ def changes(before: dict[str, Any], after: dict[str, Any]) -> list[Change]:
     """What changed beyond noise between two records of the same bench."""
     earlier = {found.label: found for found in ratios(before)}
     pairs = [(earlier[found.label], found) for found in ratios(after) if found.label in earlier]
-    result = [
-        Change(new.label, old.median, new.median, _is_worse(new, old))
-        for old, new in pairs
-        if not new.row and abs(_factor(old, new) - 1) > LEAST
-    ]
+    result = [_change(old, new) for old, new in pairs if not new.row and abs(_factor(old, new) - 1) > LEAST]
     of_operators: dict[str, dict[str, list[tuple[Found, Found]]]] = {}
     for old, new in pairs:
         if new.row:
@@ -105,7 +101,7 @@ def _changes_of(operator: str, rows: dict[str, list[tuple[Found, Found]]]) -> li
     for row, pairs in rows.items():
         least, most = min(factors[row]), max(factors[row])
         if most < 1 - LEAST_OF_ROWS or least > 1 + LEAST_OF_ROWS:
-            found += [Change(new.label, old.median, new.median, _is_worse(new, old)) for old, new in pairs]
+            found += [_change(old, new) for old, new in pairs]
     return found
 
 
@@ -157,6 +153,7 @@ def _factor(old: Found, new: Found) -> float:
     return new.median / old.median if apart else 1.0
 
 
-def _is_worse(new: Found, old: Found) -> bool:
+def _change(old: Found, new: Found) -> Change:
     """An overhead is better the smaller it is; speed-ups, shares and utilisations are better the larger they are."""
-    return (new.median > old.median) == ("overhead" in new.label)
+    worse = (new.median > old.median) == ("overhead" in new.label)
+    return Change(new.label, old.median, new.median, worse)

@@ -28,7 +28,7 @@ def measure_in_processes(
     Raises:
         MixfastError: a process failed; with the end of what it said.
     """
-    records = []
+    measured = []
     with tempfile.TemporaryDirectory() as folder, console.status("") as status:
         for number in range(1, args.processes + 1):
             status.update(f"measuring in process {number} of {args.processes}")
@@ -39,8 +39,8 @@ def measure_in_processes(
             if done.returncode != 0:
                 said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-5:])
                 raise MixfastError(f"process {number} of {args.processes} ended with status {done.returncode}: {said}")
-            records.append(from_record(json.loads(file.read_text())))
-    return joined(records)
+            measured.append(from_record(json.loads(file.read_text())))
+    return joined(measured)
 
 
 def _arguments(args: argparse.Namespace, operators: Sequence[str], file: Path) -> list[str]:

@@ -112,12 +112,10 @@ def measure_problem(
 
 def _work(problem: Problem) -> dict[str, dict[str, int]]:
     """See ``KernelMeasurement``."""
-    directions = (FORWARD, BOTH) if problem.leaves else (FORWARD,)
-    counts = zip(problem.bytes, problem.flops, strict=True)
-    return {
-        direction: {"bytes": moved, "flops": flops}
-        for direction, (moved, flops) in zip(directions, counts, strict=False)
-    }
+    forward, both = (
+        {"bytes": moved, "flops": flops} for moved, flops in zip(problem.bytes, problem.flops, strict=True)
+    )
+    return {FORWARD: forward, BOTH: both} if problem.leaves else {FORWARD: forward}
 
 
 def contenders_of(problem: Problem, compiled: bool) -> dict[tuple[str, str], Contender]:

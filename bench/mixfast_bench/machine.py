@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import shutil
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 import mixfast
+from mixfast.allocator import hand_back_freed_memory
 from mixfast_bench.measure import Mark
 
 # Large enough to reach the machine's best rate, small enough for a turn of about a tenth of a second.
@@ -86,7 +86,7 @@ def peak_memory(work: Callable[[], Any], device: torch.device) -> int | None:
         work()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - held
-    _hand_back_free_memory()
+    hand_back_freed_memory()
     try:
         # Linux: 5 sets the high-water mark back to the present resident size.
         Path("/proc/self/clear_refs").write_text("5")
@@ -96,13 +96,6 @@ def peak_memory(work: Callable[[], Any], device: torch.device) -> int | None:
     held = _resident_bytes("VmRSS")
     work()
     return max(0, _resident_bytes("VmHWM") - held)
-
-
-def _hand_back_free_memory() -> None:
-    """glibc keeps what was freed; memory that is still resident would not count as growth."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def _resident_bytes(field: str) -> int:
